@@ -1,0 +1,10 @@
+//! The CPU kernels of Whit: attention, linear layers of every weight type, norms, activations,
+//! convolution, and their derivatives.
+//!
+//! Every kernel is one file: a plain `reference`, the fast version on slices, the function on Burn
+//! tensors, and a test that compares them. The vector instructions are chosen at run time
+//! ([`simd`]); threads share the work through [`parallel`]; [`op`] joins the kernels to Burn.
+
+pub mod op;
+pub mod parallel;
+pub mod simd;
