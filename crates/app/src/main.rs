@@ -1,5 +1,6 @@
 //! The `whit` command.
 
+/// Large buffers are reused instead of page-faulted.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

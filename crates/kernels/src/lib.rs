@@ -5,6 +5,16 @@
 //! tensors, and a test that compares them. The vector instructions are chosen at run time
 //! ([`simd`]); threads share the work through [`parallel`]; [`op`] joins the kernels to Burn.
 
+pub mod activation;
+pub mod adamw;
+pub mod attention;
+pub mod conv2d;
+pub mod cross_entropy;
+pub mod linear;
+pub mod matmul;
+pub mod norm;
 pub mod op;
 pub mod parallel;
+pub mod rotary;
 pub mod simd;
+pub mod softmax;

@@ -245,7 +245,11 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let total = AtomicUsize::new(0);
-                    run(50, |_| run(10, |_| drop(total.fetch_add(1, Ordering::Relaxed))));
+                    run(50, |_| {
+                        run(10, |_| {
+                            total.fetch_add(1, Ordering::Relaxed);
+                        })
+                    });
                     assert_eq!(total.into_inner(), 500);
                 });
             }

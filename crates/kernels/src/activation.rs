@@ -1,0 +1,1 @@
+//! Activations: GELU, SiLU and their gated products.

@@ -1,0 +1,1 @@
+//! One AdamW step on a parameter, in place.

@@ -1,0 +1,1 @@
+//! One attention for every model.

@@ -1,0 +1,1 @@
+//! Two-dimensional convolution by implicit GEMM with packed weights.

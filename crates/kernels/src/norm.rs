@@ -1,0 +1,1 @@
+//! Normalisation: RMS, layer and group norm, with the residual sum fused in.

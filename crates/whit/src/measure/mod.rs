@@ -1,0 +1,1 @@
+//! Honest numbers: what a run cost, what it gave, and against which baseline.

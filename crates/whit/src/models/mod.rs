@@ -1,0 +1,1 @@
+//! Architectures: one file each, made of the shared blocks in [`nn`](crate::nn).

@@ -1,0 +1,1 @@
+//! The blocks that all architectures are made of.
