@@ -61,7 +61,7 @@ def cases():
     mha = dict(num_key_value_heads=4)
     window = dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)
     yield Case("llama", llama, SMALL, "left", generate=True)
-    yield Case("llama-text", llama, TINY | dict(vocab_size=420, bos_token_id=0, tie_word_embeddings=True), generate=True,
+    yield Case("llama-text", llama, TINY | dict(vocab_size=420, bos_token_id=0, eos_token_id=1), generate=True,
                tokenizer="byte-level")
     yield Case("llama-right-padding", llama, TINY | dict(rms_norm_eps=1e-2), "right")
     yield Case("llama-positions", llama, TINY, "left-positions")
