@@ -28,7 +28,7 @@ from fixtures_text import write_tokenizers
 SMALL = dict(vocab_size=96, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
 TINY = SMALL | dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
-SMALL_GPT2 = dict(vocab_size=96, n_embd=48, n_layer=3, n_head=4, n_positions=40, bos_token_id=1, eos_token_id=2)
+SMALL_GPT2 = dict(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=40, bos_token_id=1, eos_token_id=2)
 YARN = dict(rope_type="yarn", factor=4.0, rope_theta=100.0, original_max_position_embeddings=512)
 
 
@@ -100,8 +100,8 @@ def cases():
     yield Case("gpt2", gpt2, SMALL_GPT2, "left", generate=True)
     yield Case("gpt2-options", gpt2, SMALL_GPT2 | dict(scale_attn_by_inverse_layer_idx=True, n_inner=80, activation_function="gelu",
                reorder_and_upcast_attn=True, tie_word_embeddings=False, layer_norm_epsilon=1e-2), "right")
-    yield Case("gpt2-unscaled", gpt2, SMALL_GPT2 | dict(scale_attn_weights=False, activation_function="relu", n_embd=32), "left-positions")
-    yield Case("gpt2-bare-names", "GPT2Model", SMALL_GPT2 | dict(n_embd=32), edit=dict(architectures=["GPT2LMHeadModel"]))
+    yield Case("gpt2-unscaled", gpt2, SMALL_GPT2 | dict(scale_attn_weights=False, activation_function="relu"), "left-positions")
+    yield Case("gpt2-bare-names", "GPT2Model", SMALL_GPT2, edit=dict(architectures=["GPT2LMHeadModel"]))
 
 
 def randomise(model, seed):

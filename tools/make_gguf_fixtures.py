@@ -34,7 +34,7 @@ CASES = [
     ("llama-q8_0", "LlamaForCausalLM", BASE, "q8_0"),
     ("llama-q4_k_m", "LlamaForCausalLM", WIDE, "q4_k_m"),
     ("qwen2-q8_0", "Qwen2ForCausalLM", BASE | dict(tie_word_embeddings=True), "q8_0"),
-    ("qwen3-f32", "Qwen3ForCausalLM", BASE | dict(head_dim=32), "f32"),
+    ("qwen3-q8_0", "Qwen3ForCausalLM", BASE | dict(head_dim=32), "q8_0"),
 ]
 
 
