@@ -146,7 +146,11 @@ impl Method for TokenRecycling {
 
     fn expect(&self) -> String {
         let table = self.vocabulary * 8 * size_of::<u32>();
-        format!("up to {} tokens verified a forward pass; a table of {} kB", self.tree + 1, table.div_ceil(1000))
+        format!(
+            "up to {} tokens verified a forward pass; a table of {} kB",
+            self.tree + 1,
+            table.div_ceil(1000)
+        )
     }
 }
 
