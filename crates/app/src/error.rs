@@ -4,6 +4,9 @@
 use std::io;
 use std::process::ExitCode;
 
+use whit::generate::GenerateError;
+use whit::generate::text::TextError;
+use whit::load::LoadError;
 use whit::methods::MethodError;
 
 /// An error of the command: those of the library, and its own.
@@ -12,6 +15,15 @@ pub enum AppError {
     /// Methods that were refused.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// A model that cannot be opened.
+    #[error(transparent)]
+    Model(#[from] TextError),
+    /// A file of a model that cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A request that cannot be carried out.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -67,9 +79,9 @@ impl AppError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Method(_) | Self::Input { .. } | Self::File { .. } => 2,
-            Self::Interrupted => 130,
             Self::Output(_) => 1,
+            Self::Interrupted => 130,
+            _ => 2,
         }
     }
 
