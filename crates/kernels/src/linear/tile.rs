@@ -87,7 +87,7 @@ impl<F: Layout> Body for Blocks<F> {
 
 /// How far ahead of the multiplication the weights are fetched, in bytes: enough to hide the memory's
 /// latency behind the arithmetic of several rows.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 8192;
 
 /// Fetches what lies [`AHEAD`] of `bytes` bytes. A panel is one forward stream, and so is a run of
 /// panels.
