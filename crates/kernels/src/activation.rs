@@ -53,7 +53,7 @@ impl Curve for Gelu {
 
     #[inline(always)]
     fn slope<V: Vector>(x: V) -> (V, V) {
-        const INVERSE_ROOT_TAU: f32 = 0.398_942_28;
+        const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
         let tail = vector::normal_tail(x);
         let below = x.where_negative(tail, V::splat(1.0) - tail);
         let density = vector::exp(x * x * V::splat(-0.5)) * V::splat(INVERSE_ROOT_TAU);
@@ -65,7 +65,7 @@ impl Curve for Gelu {
 struct GeluTanh;
 
 /// `0.5 (1 + tanh(u))` is `sigmoid(2u)`; `2u = x (LINEAR + CUBIC x^2)`.
-const LINEAR: f32 = 1.595_769_1;
+const LINEAR: f32 = 1.595_769;
 const CUBIC: f32 = 0.071_354_814;
 
 impl Curve for GeluTanh {
