@@ -196,13 +196,34 @@ impl<C: Curve> Map<3, 2> for GateSlope<C> {
 macro_rules! with_curve {
     ($activation:expr, $curve:ident => $result:expr) => {
         match $activation {
-            Activation::Gelu => { let $curve = Gelu; $result }
-            Activation::GeluTanh => { let $curve = GeluTanh; $result }
-            Activation::Silu => { let $curve = Swish::<1000>; $result }
-            Activation::QuickGelu => { let $curve = Swish::<1702>; $result }
-            Activation::Relu => { let $curve = Relu; $result }
-            Activation::Sigmoid => { let $curve = Sigmoid; $result }
-            Activation::Tanh => { let $curve = Tanh; $result }
+            Activation::Gelu => {
+                let $curve = Gelu;
+                $result
+            }
+            Activation::GeluTanh => {
+                let $curve = GeluTanh;
+                $result
+            }
+            Activation::Silu => {
+                let $curve = Swish::<1000>;
+                $result
+            }
+            Activation::QuickGelu => {
+                let $curve = Swish::<1702>;
+                $result
+            }
+            Activation::Relu => {
+                let $curve = Relu;
+                $result
+            }
+            Activation::Sigmoid => {
+                let $curve = Sigmoid;
+                $result
+            }
+            Activation::Tanh => {
+                let $curve = Tanh;
+                $result
+            }
         }
     };
 }
@@ -216,7 +237,13 @@ impl Activation {
             Self::GeluTanh => swish((8.0 / std::f64::consts::PI).sqrt() * (1.0 + 0.044715 * x * x)),
             Self::Silu => swish(1.0),
             Self::QuickGelu => swish(1.702),
-            Self::Relu => if x > 0.0 || x.is_nan() { x } else { 0.0 },
+            Self::Relu => {
+                if x > 0.0 || x.is_nan() {
+                    x
+                } else {
+                    0.0
+                }
+            }
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Self::Tanh => x.tanh(),
         }

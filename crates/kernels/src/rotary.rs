@@ -77,7 +77,11 @@ impl Turn<'_> {
         assert!(length.is_multiple_of(tokens) && self.cos.len().is_multiple_of(tokens), "no rows of tokens");
         assert!(self.tokens > 0 || length == 0, "values without tokens");
         let per_token = length / tokens;
-        assert!(self.head_dim > 0 && per_token.is_multiple_of(self.head_dim), "no heads of {}", self.head_dim);
+        assert!(
+            self.head_dim > 0 && per_token.is_multiple_of(self.head_dim),
+            "no heads of {}",
+            self.head_dim
+        );
         assert!(2 * self.cos.len() / tokens <= self.head_dim, "more angles than pairs");
         per_token
     }

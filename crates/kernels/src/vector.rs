@@ -297,8 +297,15 @@ pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
 
 /// The polynomial of [`normal`].
 const TAIL: [f32; 9] = [
-    0.107_720_66, 0.107_542_865, 0.101_810_694, 0.072_049_275, 0.107_826_434, -0.069_211_95, 0.169_787_21,
-    -0.126_486_38, 0.028_961_21,
+    0.107_720_66,
+    0.107_542_865,
+    0.101_810_694,
+    0.072_049_275,
+    0.107_826_434,
+    -0.069_211_95,
+    0.169_787_21,
+    -0.126_486_38,
+    0.028_961_21,
 ];
 
 /// The standard normal distribution at `x`: `(P(X <= x), density)`.
@@ -329,7 +336,10 @@ pub(crate) trait Map<const N: usize, const M: usize>: Copy + Sync {
 }
 
 /// Applies a map to whole slices, over all threads, into new vectors.
-pub(crate) fn collect<const N: usize, const M: usize>(map: impl Map<N, M>, inputs: [&[f32]; N]) -> [Vec<f32>; M] {
+pub(crate) fn collect<const N: usize, const M: usize>(
+    map: impl Map<N, M>,
+    inputs: [&[f32]; N],
+) -> [Vec<f32>; M] {
     let length = inputs[0].len();
     let mut outputs = [const { Vec::new() }; M];
     for output in &mut outputs {
@@ -393,7 +403,9 @@ impl<F: Map<N, M>, const N: usize, const M: usize> Program for Loop<'_, F, N, M>
         let inputs = self.inputs.each_ref().map(|input| input.at(start).cast_const());
         let outputs = self.outputs.each_ref().map(|output| output.at(start));
         // SAFETY: the caller of `apply` vouches for the pointers; ranges are disjoint.
-        unsafe { sweep_raw::<V, _, N, M, 0>(Each(self.map), inputs, outputs, self.range.len(), [0.0; N], []) };
+        unsafe {
+            sweep_raw::<V, _, N, M, 0>(Each(self.map), inputs, outputs, self.range.len(), [0.0; N], [])
+        };
     }
 }
 
@@ -439,7 +451,13 @@ pub(crate) fn fold<V: Vector, const N: usize, const K: usize>(
 /// Inputs must be readable and outputs writable for `length` values. An output may be one of the
 /// inputs, but must not overlap one otherwise, nor another output.
 #[inline(always)]
-pub(crate) unsafe fn sweep_raw<V: Vector, S: Sweep<N, M, K>, const N: usize, const M: usize, const K: usize>(
+pub(crate) unsafe fn sweep_raw<
+    V: Vector,
+    S: Sweep<N, M, K>,
+    const N: usize,
+    const M: usize,
+    const K: usize,
+>(
     sweep: S,
     inputs: [*const f32; N],
     outputs: [*mut f32; M],

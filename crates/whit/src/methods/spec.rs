@@ -145,9 +145,9 @@ names! {
 names! {
     /// What a method does with a resource.
     Access {
-        Read = "read", "looks at it: free to stack";
-        Transform = "transform", "changes it in turn: stacks in stage order";
-        Own = "own", "decides it alone: one owner at most";
+        Read = "read", "looks at it, free to stack";
+        Transform = "transform", "changes it in turn, stacks in the order given";
+        Own = "own", "decides it alone, one owner at most";
     }
 }
 
