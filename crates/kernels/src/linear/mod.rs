@@ -17,6 +17,8 @@ mod lanes;
 mod multiply;
 mod panels;
 mod quantized;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 use std::fmt;

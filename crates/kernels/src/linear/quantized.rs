@@ -1,6 +1,6 @@
 //! Packed weights of 8 bits and fewer.
 
-use super::blocks::{Format, Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
+use super::blocks::{Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
 use super::multiply::Enter;
 use super::panels::{self, Layout, Panels};
 use super::tile::{Blocks, Rows};
