@@ -41,12 +41,12 @@ struct Kernel {
 }
 
 pub fn run(_: Arguments, context: &Context) -> Result<(), AppError> {
-    let mut findings = examine();
+    let mut findings = examine(context.device);
     findings.warnings = warnings(&findings);
     context.emit(&findings, || describe(&findings))
 }
 
-fn examine() -> Findings {
+fn examine(device: DeviceName) -> Findings {
     let features = simd::features();
     Findings {
         version: env!("CARGO_PKG_VERSION"),
@@ -62,7 +62,7 @@ fn examine() -> Findings {
         devices: DeviceName::value_variants().iter().map(|device| device.name()).collect(),
         kernels: kernels(features),
         memory_read_gigabytes_per_second: machine::read_speed() / 1e9,
-        f32_product_gigaflops: machine::product_speed() / 1e9,
+        f32_product_gigaflops: machine::product_speed(&device.open()) / 1e9,
         warnings: Vec::new(),
     }
 }

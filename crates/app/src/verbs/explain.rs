@@ -39,7 +39,7 @@ fn manual(spec: &Spec) -> String {
 
 /// The prose of the SPEC: each of its headings becomes a section.
 fn long(spec: &Spec) -> Vec<String> {
-    let parts = spec.long.split("### ").filter(|part| !part.trim().is_empty());
+    let parts = spec.long.split("## ").filter(|part| !part.trim().is_empty());
     parts
         .map(|part| match part.split_once('\n') {
             Some((title, body)) => section(&title.to_uppercase(), &output::joined(body.trim())),
