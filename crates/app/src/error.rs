@@ -4,7 +4,10 @@
 use std::io;
 use std::process::ExitCode;
 
+use whit::load::LoadError;
 use whit::methods::MethodError;
+use whit::models::ModelError;
+use whit::models::forward::ForwardError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +15,15 @@ pub enum AppError {
     /// Methods that were refused.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// A model's files that cannot be read, or a file that cannot be written.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A model that cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Inputs of a forward pass that were refused.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -67,7 +79,8 @@ impl AppError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Method(_) | Self::Input { .. } | Self::File { .. } => 2,
+            Self::Method(_) | Self::Load(_) | Self::Model(_) | Self::Forward(_) => 2,
+            Self::Input { .. } | Self::File { .. } => 2,
             Self::Interrupted => 130,
             Self::Output(_) => 1,
         }
