@@ -85,7 +85,11 @@ impl PackedConv {
             shape[1] == channels && x.len() == shape.iter().product::<usize>(),
             "x is not {shape:?} of {channels} channels"
         );
-        assert_eq!(out.len(), self.output_shape(shape).iter().product::<usize>(), "the output has the wrong size");
+        assert_eq!(
+            out.len(),
+            self.output_shape(shape).iter().product::<usize>(),
+            "the output has the wrong size"
+        );
         let geometry = Geometry::new([shape[2], shape[3]], self.kernel, self.options);
         self.weights.apply(geometry, x, self.bias.as_deref(), out);
     }

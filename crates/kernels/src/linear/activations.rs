@@ -150,7 +150,9 @@ impl Writer {
         // SAFETY: as the caller promises.
         unsafe {
             match sharing {
-                Sharing::Group => all.enumerate().for_each(|(g, x)| self.group(x, place.first + g * place.stride)),
+                Sharing::Group => {
+                    all.enumerate().for_each(|(g, x)| self.group(x, place.first + g * place.stride))
+                }
                 Sharing::Row => {
                     let (scale, inverse) = scale(all.clone().fold(0, |most, x| most.max(largest(x))));
                     let mut sum = 0;

@@ -110,7 +110,10 @@ impl Job<'_> {
             scales: activations.scales[scale..].as_ptr(),
             sums: activations.sums.get(element..).map_or(std::ptr::null(), <[f32]>::as_ptr),
             negative_sums: activations.negative_sums[scale..].as_ptr(),
-            negative_halves: activations.negative_halves.get(element..).map_or(std::ptr::null(), |halves| halves.as_ptr().cast()),
+            negative_halves: activations
+                .negative_halves
+                .get(element..)
+                .map_or(std::ptr::null(), |halves| halves.as_ptr().cast()),
             out: self.out.at(first * outputs + output),
             outputs,
             width: WIDTH.min(outputs - output),

@@ -29,7 +29,9 @@ pub fn inverse(scale: f32) -> f32 {
 
 /// The first weight of the largest magnitude.
 pub fn signed_largest(weights: &[f32]) -> f32 {
-    weights.iter().fold(0.0f32, |largest, &weight| if weight.abs() > largest.abs() { weight } else { largest })
+    weights
+        .iter()
+        .fold(0.0f32, |largest, &weight| if weight.abs() > largest.abs() { weight } else { largest })
 }
 
 /// A block of eight runs of 32 weights, each with a scale and a minimum (`Q4_K`, `Q5_K`).
@@ -97,7 +99,13 @@ fn best_line(run: &[f32; 32], steps: &Steps) -> (f32, f32) {
         return (0.0, -low);
     }
     let root = (sum(&run.map(|weight| weight * weight)) / 32.0).sqrt();
-    let line = Line { run, importance: run.map(|weight| root + weight.abs()), low, range: high - low, top: f32::from(steps.top) };
+    let line = Line {
+        run,
+        importance: run.map(|weight| root + weight.abs()),
+        low,
+        range: high - low,
+        top: f32::from(steps.top),
+    };
     let mut best = (line.range / line.top, low);
     let mut least = line.error(&line.levels(line.top), best);
     for index in 0..steps.count {

@@ -127,10 +127,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn halves(from: *const u8) -> [__m256; 2] {
-        [
-            _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-            _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
-        ]
+        [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast()))]
     }
 
     #[inline(always)]
