@@ -66,7 +66,7 @@ impl ModelArguments {
 
     /// The form in which the weights are kept.
     pub fn storage(&self, files: &ModelFiles, context: &Context) -> Result<Storage, AppError> {
-        let facts = models::facts(&files.config).map_err(whit::generate::text::TextError::from)?;
+        let facts = models::facts(&files.config)?;
         let precision = models::precision(&self.dtype, facts.layers)
             .map_err(|message| AppError::input(message, "see `whit generate --help`"))?;
         Ok(context.device.storage(precision))
