@@ -10,6 +10,7 @@ pub mod adamw;
 pub mod attention;
 pub mod conv2d;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod linear;
 pub mod matmul;
 pub mod norm;
@@ -18,3 +19,6 @@ pub mod parallel;
 pub mod rotary;
 pub mod simd;
 pub mod softmax;
+#[cfg(test)]
+mod testing;
+mod vector;

@@ -1,1 +1,160 @@
-//! Linear layers in bf16, with the AVX-512 BF16 dot product where there is one.
+//! Linear layers with bf16 weights and `f32` activations in and out.
+//!
+//! The activations are rounded to bf16 on the way in (to nearest, ties to even); products are summed in
+//! `f32`. Without AVX-512 BF16 the same pairs are widened and summed in the same order.
+
+use crate::matmul::pack::{Matrix, Words};
+use crate::matmul::product::{Operand, Product, Start, pack_right, right_words};
+use crate::matmul::tile::{COLUMNS, Format, Tiles};
+use crate::simd;
+
+/// The weights of a linear layer, `[outputs, inputs]`, rounded to bf16 and packed once into panels of 32 outputs.
+///
+/// The result of a row has the same bits whatever the number of rows in the call.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    panels: Words,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl Packed {
+    /// Packs `weight`, row-major `[outputs, inputs]`.
+    ///
+    /// # Panics
+    /// If `weight` does not have `outputs * inputs` values.
+    pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Self {
+        assert_eq!(weight.len(), outputs * inputs, "the weight is not {outputs} by {inputs}");
+        let depth = Format::Bf16.words(inputs);
+        let mut panels = Words::zeros(right_words(outputs, depth));
+        let source = Matrix {
+            data: weight,
+            depth: inputs,
+            line_stride: inputs,
+            depth_stride: 1,
+            format: Format::Bf16,
+        };
+        pack_right(&source, outputs, depth, &mut panels);
+        Self { panels, outputs, inputs }
+    }
+
+    /// The size of a row of `x`.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The size of a row of the output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// `out = x . weight^T`, with `x` `[rows, inputs]` and `out` `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// If a slice does not have the size that `rows` says.
+    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32]) {
+        self.forward_with(Tiles::new(Format::Bf16, simd::features()), x, rows, out);
+    }
+
+    fn forward_with(&self, tiles: Tiles, x: &[f32], rows: usize, out: &mut [f32]) {
+        let (columns, inputs) = (self.outputs, self.inputs);
+        assert_eq!(x.len(), rows * inputs, "x is not {rows} rows of {inputs}");
+        let depth = Format::Bf16.words(inputs);
+        let left =
+            Matrix { data: x, depth: inputs, line_stride: inputs, depth_stride: 1, format: Format::Bf16 };
+        let (left, right) = (Operand::Source(&left), Operand::Packed(&self.panels));
+        Product { tiles, rows, columns, depth, left, right, start: Start::Zero }.run(out);
+    }
+
+    /// Writes the weights of output `index` to `out`, `[inputs]`: the embedding of a token where the
+    /// weights are tied.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Self::outputs`].
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.outputs, "row {index} of {}", self.outputs);
+        let size = COLUMNS * Format::Bf16.words(self.inputs);
+        let panel = &self.panels[index / COLUMNS * size..][..size];
+        for (values, words) in out.chunks_mut(2).zip(panel.chunks_exact(COLUMNS)) {
+            let word = words[index % COLUMNS];
+            let pair = [word << 16, word & 0xffff_0000].map(f32::from_bits);
+            values.copy_from_slice(&pair[..values.len()]);
+        }
+    }
+
+    /// The weights after rounding, `[outputs, inputs]`.
+    pub fn unpack(&self) -> Vec<f32> {
+        let mut weight = vec![0.0; self.outputs * self.inputs];
+        for (index, row) in weight.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            self.row(index, row);
+        }
+        weight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::matmul::tests::{assert_close, levels, rounding, values};
+    use crate::matmul::{Side, Sizes, reference};
+
+    fn rounded(values: &[f32]) -> Vec<f32> {
+        values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect()
+    }
+
+    #[test]
+    fn a_layer_worked_by_hand() {
+        // 1.01 is 1.0078125 in bf16, in the weight and in x.
+        let packed = Packed::pack(&[1.01, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3);
+        let mut out = [0.0; 2];
+        packed.forward(&[1.01, 1.0, -1.0], 1, &mut out);
+        assert_eq!(out, [1.007_812_5 * 1.007_812_5 + 2.0 - 3.0, 4.0 * 1.007_812_5 + 5.0 - 6.0]);
+        assert_eq!(packed.unpack(), [1.007_812_5, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn not_a_number_and_infinity_stay_in_their_row() {
+        let packed = Packed::pack(&values(40 * 7, 1), 40, 7);
+        let mut x = values(21, 2);
+        (x[3], x[8]) = (f32::NAN, f32::INFINITY);
+        let mut out = vec![0.0; 120];
+        packed.forward(&x, 3, &mut out);
+        assert!(out[..40].iter().all(|value| value.is_nan()));
+        assert!(out[40..80].iter().all(|value| value.is_infinite()));
+        assert!(out[80..].iter().all(|value| value.is_finite()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_row_has_the_same_bits_in_every_batch(rows in 1usize..40, inputs in 1usize..1200, outputs in 1usize..140) {
+            let weight = values(outputs * inputs, 1);
+            let packed = Packed::pack(&weight, outputs, inputs);
+            prop_assert_eq!(packed.unpack(), rounded(&weight));
+            let x = values(rows * inputs, 2);
+            let sizes = Sizes { rows, depth: inputs, columns: outputs };
+            let sides = [Side::Straight(&rounded(&x)), Side::Transposed(&rounded(&weight))];
+            let expected = reference(sizes, sides[0], sides[1]);
+            for features in levels() {
+                let tiles = Tiles::new(Format::Bf16, features);
+                let mut whole = vec![0.0; rows * outputs];
+                packed.forward_with(tiles, &x, rows, &mut whole);
+                assert_close(&whole, &expected, rounding(inputs));
+                for (x, whole) in x.chunks(inputs).zip(whole.chunks(outputs)) {
+                    let mut alone = vec![0.0; outputs];
+                    packed.forward_with(tiles, x, 1, &mut alone);
+                    prop_assert_eq!(whole, &alone[..]);
+                }
+            }
+        }
+    }
+}

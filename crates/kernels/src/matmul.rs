@@ -1,1 +1,0 @@
-//! Dense matrix products for training.
