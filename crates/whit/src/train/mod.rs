@@ -5,10 +5,14 @@
 //! that was not, bit for bit.
 
 pub mod checkpoint;
+pub mod evaluate;
+pub mod export;
+pub mod language;
 pub mod log;
 pub mod optimizer;
 pub mod parameters;
 pub mod plot;
+pub mod recipes;
 pub mod run;
 pub mod schedule;
 pub mod vocabulary;
@@ -32,6 +36,9 @@ pub enum TrainError {
     /// A model or checkpoint file could not be read or written.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The network could not be built.
+    #[error(transparent)]
+    Model(#[from] crate::models::ModelError),
     /// The tokenizer could not be trained or used.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(#[source] tokenizers::Error),
