@@ -1,5 +1,8 @@
 //! Masks as bits: for each row and each block of 64 keys, one word.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 /// A matrix of bits, rows padded to whole words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitMatrix {
@@ -83,6 +86,107 @@ impl BitMatrix {
         );
         (row * self.columns.div_ceil(64) + column / 64, column % 64)
     }
+}
+
+/// Which keys of one kv head its queries see: [`super::Mask`], window and bias in one.
+#[derive(Clone, Debug)]
+pub(super) struct Visible<'a> {
+    /// The number of keys.
+    pub len: usize,
+    /// The number of queries.
+    pub queries: usize,
+    /// Rows for each query.
+    pub group: usize,
+    pub causal: bool,
+    /// `usize::MAX` if there is none.
+    pub window: usize,
+    /// `[queries, keys]`.
+    pub allowed: Option<Allowed<'a>>,
+    /// `[queries, queries]` for the last keys.
+    pub tree: Option<&'a BitMatrix>,
+    /// For each block, the keys whose bias is not `-inf`.
+    pub unbarred: Option<&'a [u64]>,
+}
+
+/// A mask with one row for each query, or one for each row.
+#[derive(Clone, Debug)]
+pub(super) struct Allowed<'a> {
+    pub bits: Cow<'a, BitMatrix>,
+    pub each_row: bool,
+}
+
+/// Where a set of rows looks: the keys that some row may see, and those that every row sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub some: Range<usize>,
+    pub all: Range<usize>,
+}
+
+impl Visible<'_> {
+    /// The span of `rows`.
+    pub fn span(&self, rows: Range<usize>) -> Span {
+        let mut span = Span { some: self.len..0, all: 0..self.len };
+        for query in rows.start / self.group..rows.end.div_ceil(self.group) {
+            let range = self.range(query);
+            span.some = span.some.start.min(range.start)..span.some.end.max(range.end);
+            span.all = span.all.start.max(range.start)..span.all.end.min(range.end);
+        }
+        if self.tree.is_some() {
+            span.all.end = span.all.end.min(self.len.saturating_sub(self.queries));
+        }
+        if self.allowed.is_some() || self.unbarred.is_some() {
+            span.all = 0..0;
+        }
+        span
+    }
+
+    /// The keys that `row` sees among the 64 from `start` on, a multiple of 64.
+    pub fn word(&self, row: usize, start: usize) -> u64 {
+        let query = row / self.group;
+        let range = self.range(query);
+        let mut word = ones(range.start.saturating_sub(start)..range.end.saturating_sub(start));
+        if let Some(allowed) = &self.allowed {
+            word &= allowed.bits.word(if allowed.each_row { row } else { query }, start as isize);
+        }
+        if let Some(tree) = self.tree {
+            word &= self.tree_word(tree, query, start);
+        }
+        self.unbarred.map_or(word, |words| word & words[start / 64])
+    }
+
+    /// The keys of `query` by causal order and window.
+    fn range(&self, query: usize) -> Range<usize> {
+        let position = self.position(query);
+        let end = if self.causal { (position + 1).clamp(0, self.len as isize) } else { self.len as isize };
+        let window = isize::try_from(self.window).unwrap_or(isize::MAX);
+        let start = position.saturating_sub(window).saturating_add(1).clamp(0, end);
+        start as usize..end as usize
+    }
+
+    fn position(&self, query: usize) -> isize {
+        let first = self.len as isize - self.queries as isize;
+        first + self.tree.map_or(query as isize, |tree| tree.count(query) as isize - 1)
+    }
+
+    fn tree_word(&self, tree: &BitMatrix, query: usize, start: usize) -> u64 {
+        let first = self.len as isize - self.queries as isize;
+        let older = ones(0..usize::try_from(first - start as isize).unwrap_or(0));
+        let mut nodes = tree.word(query, start as isize - first);
+        if self.window < self.queries {
+            let near = |node: usize| self.position(query) - self.position(node) < self.window as isize;
+            let node = |bit: usize| (start as isize + bit as isize - first) as usize;
+            nodes = (0..64)
+                .filter(|bit| nodes >> bit & 1 == 1 && near(node(*bit)))
+                .fold(0, |word, bit| word | 1 << bit);
+        }
+        older | nodes
+    }
+}
+
+/// A word with the bits of `range` set, as far as they are in a word.
+pub(super) fn ones(range: Range<usize>) -> u64 {
+    let below = |end: usize| if end >= 64 { u64::MAX } else { (1 << end) - 1 };
+    below(range.end) & !below(range.start)
 }
 
 #[cfg(test)]

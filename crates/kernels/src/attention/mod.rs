@@ -17,12 +17,28 @@
 //! makes its row NaN, a NaN in a visible key or value makes NaN of the rows that see it. A row without
 //! visible keys gives zeros, and `-inf` as its log-sum-exp.
 
+mod buffer;
+mod columns;
+mod forward;
+mod lanes;
 mod mask;
 pub mod reference;
 mod tensor;
+mod tile;
+
+use std::borrow::Cow;
+
+use crate::simd::Level;
+use columns::Columns;
+use forward::{Bias, Forward, Head, Job, Layout};
+use mask::{Allowed, Visible};
+use tile::{Kernels, Score};
 
 pub use mask::BitMatrix;
 pub use tensor::{Options, attention};
+
+#[cfg(test)]
+mod tests;
 
 /// Keys are visited in blocks of this many: one machine word of mask for each row.
 pub const KEY_BLOCK: usize = 64;
@@ -133,7 +149,7 @@ impl Call<'_> {
     /// If the slices do not hold what the sizes say: a caller's bug, never a user's input.
     fn check(&self) {
         assert!(
-            !self.kv.is_empty() && self.heads % self.kv.len() == 0,
+            !self.kv.is_empty() && self.heads.is_multiple_of(self.kv.len()),
             "{} heads share {} kv heads",
             self.heads,
             self.kv.len()
@@ -168,6 +184,87 @@ impl Call<'_> {
 /// # Panics
 /// If the slices do not hold what the sizes say, or the heads are no multiple of the kv heads.
 pub fn attend(call: &Call<'_>) -> Attended {
+    attend_at(call, crate::simd::level())
+}
+
+/// [`attend`] with the instructions of `level`.
+fn attend_at(call: &Call<'_>, level: Level) -> Attended {
     call.check();
-    reference::attend(call)
+    let (keys, last) = (call.keys(), call.last_rows());
+    let biases = call.biases();
+    let job = call.job(&biases, level);
+    let packed = job.pack(call.queries, job.score.query_factor);
+    let Forward { output, mut log_sum_exp } = job.forward(&packed, call.queries.len());
+    let mut result = Attended { output, ..Attended::default() };
+    if call.wanted.log_sum_exp {
+        result.log_sum_exp = call.by_head(&log_sum_exp);
+    }
+    if call.wanted.column_sums || last > 0 {
+        result.column_sums = vec![0.0; if call.wanted.column_sums { call.heads * keys } else { 0 }];
+        result.last_rows = vec![0.0; call.heads * last * keys];
+        // A row that sees nothing: any finite number will do.
+        log_sum_exp.iter_mut().filter(|value| **value == f32::NEG_INFINITY).for_each(|value| *value = 0.0);
+        let (sums, last_rows) = (&mut result.column_sums[..], &mut result.last_rows[..]);
+        Columns { job: &job, packed: &packed, log_sum_exp: &log_sum_exp, keys, sums, last_rows, last }.run();
+    }
+    result
+}
+
+impl Call<'_> {
+    /// One bias for all kv heads, or one for each, or none.
+    fn biases(&self) -> Vec<Bias> {
+        let keys = self.keys().max(1);
+        self.key_bias.map_or(Vec::new(), |bias| bias.chunks(keys).map(Bias::new).collect())
+    }
+
+    fn job<'a>(&'a self, biases: &'a [Bias], level: Level) -> Job<'a> {
+        let group = self.group();
+        let head = |(index, &view): (usize, &HeadView<'a>)| {
+            let bias = biases.get(index).or(biases.first());
+            let unbarred = bias.map(|bias| &bias.unbarred[..]);
+            Head {
+                view,
+                first: index * group * self.head_dim,
+                visible: self.visible(view.len, unbarred),
+                bias,
+            }
+        };
+        Job {
+            heads: self.kv.iter().enumerate().map(head).collect(),
+            group,
+            query_count: self.query_count,
+            head_dim: self.head_dim,
+            score: Score::new(self.scale, self.softcap),
+            layout: Layout { query: self.heads * self.head_dim, head: self.head_dim },
+            kernels: Kernels::of(level),
+        }
+    }
+
+    fn visible<'a>(&'a self, len: usize, unbarred: Option<&'a [u64]>) -> Visible<'a> {
+        let (tree, allowed) = match self.mask {
+            Mask::Full | Mask::Causal => (None, None),
+            Mask::Tree(bits) => (Some(bits), None),
+            Mask::Allowed(bits) => (None, Some(Allowed { bits: Cow::Borrowed(bits), each_row: false })),
+        };
+        Visible {
+            len,
+            queries: self.query_count,
+            group: self.group(),
+            causal: matches!(self.mask, Mask::Causal),
+            window: self.window.unwrap_or(usize::MAX),
+            allowed,
+            tree,
+            unbarred,
+        }
+    }
+
+    /// From `[kv_heads, queries, group]` to base 2 to `[heads, queries]` to base e.
+    fn by_head(&self, values: &[f32]) -> Vec<f32> {
+        let (group, queries) = (self.group(), self.query_count);
+        let value = |place: usize| {
+            let (head, query) = (place / queries, place % queries);
+            values[(head / group * queries + query) * group + head % group] * std::f32::consts::LN_2
+        };
+        (0..values.len()).map(value).collect()
+    }
 }

@@ -84,6 +84,7 @@ pub(super) struct Sequence {
     tokens: Vec<u32>,
     request: Request,
     limit: usize,
+    vocabulary: usize,
     sampler: Sampler,
     stages: Stages,
     statistics: Statistics,
@@ -92,8 +93,8 @@ pub(super) struct Sequence {
 /// What a sequence puts into the next forward pass.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Tokens of the prompt, and whether they are its last.
-    Prompt { ids: Vec<u32>, last: bool },
+    /// Tokens of the prompt, whether they are its last, and whether a draft wants to see all their logits.
+    Prompt { ids: Vec<u32>, last: bool, shown: bool },
     /// A draft to verify; its root is the newest token.
     Verify(TokenTree),
 }
@@ -110,7 +111,8 @@ impl Work {
     /// Which of its rows need logits.
     pub(super) fn wanted(&self) -> std::ops::Range<usize> {
         match self {
-            Self::Prompt { ids, last: true } => ids.len() - 1..ids.len(),
+            Self::Prompt { ids, shown: true, .. } => 0..ids.len(),
+            Self::Prompt { ids, last: true, .. } => ids.len() - 1..ids.len(),
             Self::Prompt { .. } => 0..0,
             Self::Verify(tree) => 0..tree.len(),
         }
@@ -121,13 +123,10 @@ impl Sequence {
     pub(super) fn new(
         id: usize,
         request: Request,
-        mut stages: Stages,
+        stages: Stages,
         config: &DecoderConfig,
     ) -> Result<Self, GenerateError> {
         check(&request, config)?;
-        if let Some(draft) = &mut stages.draft {
-            draft.prompt(&request.prompt, None);
-        }
         let shape = CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let room = config.max_positions - request.prompt.len() + 1;
         let max_tokens = request.max_tokens.min(room);
@@ -137,6 +136,7 @@ impl Sequence {
             finish: (max_tokens == 0).then_some(Finish::Length),
             tokens: request.prompt.clone(),
             limit: request.prompt.len() + max_tokens,
+            vocabulary: config.vocab_size,
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
             statistics: Statistics { prompt_tokens: request.prompt.len(), ..Statistics::default() },
             request,
@@ -154,7 +154,8 @@ impl Sequence {
         let pending = &self.tokens[self.cache.position()..];
         if self.statistics.new_tokens == 0 {
             let ids = pending[..pending.len().min(chunk)].to_vec();
-            return Ok(Work::Prompt { last: ids.len() == pending.len(), ids });
+            let shown = self.stages.draft.as_ref().is_some_and(|draft| draft.wants_prompt());
+            return Ok(Work::Prompt { last: ids.len() == pending.len(), shown, ids });
         }
         let room = self.limit - self.tokens.len() - 1;
         let tree = match &mut self.stages.draft {
@@ -167,12 +168,12 @@ impl Sequence {
     /// Takes the logits of the wanted rows `[rows, vocabulary]`; returns the tokens gained.
     pub(super) fn commit(&mut self, work: &Work, logits: &[f32], seconds: f64) -> Vec<u32> {
         match work {
-            Work::Prompt { last, .. } => {
+            Work::Prompt { ids, last, shown } => {
                 self.statistics.prompt_seconds += seconds;
-                if *last { {
-                    let first = self.sampler.choose(logits);
-                    self.gain(vec![first])
-                } } else { Vec::new() }
+                if let (true, Some(draft)) = (shown, &mut self.stages.draft) {
+                    draft.prompt(ids, logits);
+                }
+                if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() }
             }
             Work::Verify(tree) => {
                 self.statistics.decode_seconds += seconds;
@@ -184,8 +185,14 @@ impl Sequence {
     }
 
 
+    /// Chooses the token after the prompt.
+    fn first(&mut self, logits: &[f32]) -> Vec<u32> {
+        let token = self.sampler.choose(logits);
+        self.gain(vec![token])
+    }
+
     fn accept(&mut self, tree: &TokenTree, logits: &[f32], seconds: f64) -> Vec<u32> {
-        let vocabulary = logits.len() / tree.len();
+        let vocabulary = self.vocabulary;
         let sampler = &mut self.sampler;
         let mut choose = |node: usize| sampler.choose(&logits[node * vocabulary..(node + 1) * vocabulary]);
         let accepted = match &mut self.stages.accept {

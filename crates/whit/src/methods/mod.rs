@@ -25,7 +25,9 @@ mod plan;
 mod select;
 mod spec;
 mod stages;
+pub mod successors;
 mod tree;
+pub mod tuner;
 
 pub use error::MethodError;
 pub use knobs::Knobs;

@@ -153,10 +153,17 @@ pub struct Verified<'a> {
 
 /// Proposes tokens, several at once, that one forward pass of the target model verifies.
 pub trait Draft: Debug + Send {
-    /// Is shown the prompt; `logits` are those of its rows if they were computed. `[ids, vocabulary]`
-    fn prompt(&mut self, ids: &[u32], logits: Option<&[f32]>);
+    /// Whether the logits of all tokens of the prompt are wanted, which costs their computation.
+    fn wants_prompt(&self) -> bool {
+        false
+    }
 
-    /// Proposes a tree whose root is the last of `committed`, with at most `room` nodes besides the root.
+    /// Is shown a part of the prompt with its logits `[ids, vocabulary]`, if they are wanted.
+    fn prompt(&mut self, ids: &[u32], logits: &[f32]) {
+        let _ = (ids, logits);
+    }
+
+    /// Proposes a tree whose root is the last of `committed`, at most `room` levels deep below the root.
     ///
     /// # Errors
     /// If the proposal is no tree.

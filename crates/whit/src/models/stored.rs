@@ -25,7 +25,7 @@ impl Source for Stored<'_> {
     }
 
     fn rows(&self, name: &str, rows: Range<usize>, _: usize, _: Init) -> Result<Vec<f32>, VarsError> {
-        Ok(self.0.read_rows(name, rows)?.to_f32()?)
+        Ok(self.0.read_rows(name, rows)?.to_f32(name)?)
     }
 
     fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {

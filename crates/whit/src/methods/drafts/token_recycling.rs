@@ -5,8 +5,10 @@
 //! the longest path that agrees with the model is accepted. Then the rows of all tokens of the tree
 //! are renewed. The output is the same as without it, token for token.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::methods::successors::{Successors, Template};
+use crate::methods::tuner::Tuner;
 use crate::methods::{
     Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
     Paper, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
@@ -129,41 +131,147 @@ The table renews rows in breadth-first order, so that a token that is in the tre
 its last node. `tune`, trees smaller than the paper's, and sampling are additions; the paper decodes greedily.";
 
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
-    Ok(Arc::new(TokenRecycling { tree: knobs.int("tree"), vocabulary: model.vocabulary }))
+    let template = Template::paper(knobs.int("k"));
+    let sizes: Vec<usize> = SIZES.iter().copied().filter(|&nodes| nodes < knobs.int("tree")).collect();
+    let shared = Shared {
+        table: Successors::new(model.vocabulary, knobs.int("k")),
+        tuner: Tuner::new(&[sizes, vec![knobs.int("tree").min(template.len())]].concat()),
+    };
+    Ok(Arc::new(TokenRecycling {
+        template: Arc::new(template),
+        shared: Arc::new(Mutex::new(shared)),
+        tree: knobs.int("tree"),
+        tune: knobs.flag("tune"),
+        hot: knobs.flag("hot"),
+        prompt: knobs.flag("prompt"),
+    }))
 }
+
+/// The sizes that the tuner tries besides the largest.
+const SIZES: [usize; 7] = [2, 4, 8, 16, 25, 40, 60];
 
 /// The method, built for one model.
 #[derive(Debug)]
 struct TokenRecycling {
+    template: Arc<Template>,
+    shared: Arc<Mutex<Shared>>,
     tree: usize,
-    vocabulary: usize,
+    tune: bool,
+    hot: bool,
+    prompt: bool,
+}
+
+/// What all sequences share: a hot start, and what was learned about this machine.
+#[derive(Clone, Debug)]
+struct Shared {
+    table: Successors,
+    tuner: Tuner,
 }
 
 impl Method for TokenRecycling {
     fn begin(&self) -> Stages {
-        Stages::from_iter([Stage::Draft(Box::new(Sequence))])
+        let shared = if self.hot {
+            Arc::clone(&self.shared)
+        } else {
+            let mut fresh = lock(&self.shared).clone();
+            fresh.table.clear();
+            Arc::new(Mutex::new(fresh))
+        };
+        Stages::from_iter([Stage::Draft(Box::new(Recycler {
+            template: Arc::clone(&self.template),
+            shared,
+            tree: self.tree,
+            tune: self.tune,
+            prompt: self.prompt,
+            shadows: Vec::new(),
+            passes: 0,
+            drafted: 0,
+            accepted: 0,
+        }))])
     }
 
     fn expect(&self) -> String {
-        let table = self.vocabulary * 8 * size_of::<u32>();
+        let table = lock(&self.shared).table.bytes();
         format!("up to {} tokens verified a forward pass; a table of {} kB", self.tree + 1, table.div_ceil(1000))
     }
 }
 
 /// The state of one sequence.
 #[derive(Debug)]
-struct Sequence;
+struct Recycler {
+    template: Arc<Template>,
+    shared: Arc<Mutex<Shared>>,
+    tree: usize,
+    tune: bool,
+    prompt: bool,
+    /// What the largest tree would have proposed at recent positions, to be judged once the text is known.
+    shadows: Vec<Shadow>,
+    passes: usize,
+    drafted: usize,
+    accepted: usize,
+}
 
-impl Draft for Sequence {
-    fn prompt(&mut self, _: &[u32], _: Option<&[f32]>) {}
+/// The tokens of the largest tree at one position, in the order of the template.
+#[derive(Debug)]
+struct Shadow {
+    /// The number of tokens that were committed then.
+    at: usize,
+    tokens: Vec<Option<u32>>,
+}
 
-    fn propose(&mut self, committed: &[u32], _: usize) -> Result<TokenTree, MethodError> {
-        Ok(TokenTree::root(committed.last().copied().unwrap_or(0)))
+impl Draft for Recycler {
+    fn wants_prompt(&self) -> bool {
+        self.prompt
     }
 
-    fn learn(&mut self, _: &Verified<'_>) {}
+    fn prompt(&mut self, ids: &[u32], logits: &[f32]) {
+        lock(&self.shared).table.learn(ids, logits);
+    }
+
+    fn propose(&mut self, committed: &[u32], room: usize) -> Result<TokenTree, MethodError> {
+        let Some(&root) = committed.last() else { return Ok(TokenTree::root(0)) };
+        let mut shared = lock(&self.shared);
+        let tokens = self.template.fill(root, &shared.table);
+        let mut nodes = self.tree;
+        if self.tune {
+            self.shadows.retain(|shadow| !judge(shadow, committed, &self.template, &mut shared.tuner));
+            nodes = shared.tuner.choose();
+            self.shadows.push(Shadow { at: committed.len(), tokens: tokens.clone() });
+        }
+        self.template.tree(root, &tokens, nodes, room)
+    }
+
+    fn learn(&mut self, verified: &Verified<'_>) {
+        let mut shared = lock(&self.shared);
+        shared.table.learn(verified.tree.tokens(), verified.logits);
+        shared.tuner.timed(verified.tree.len() - 1, verified.seconds);
+        self.passes += 1;
+        self.drafted += verified.tree.len() - 1;
+        self.accepted += verified.accepted.path.len() - 1;
+    }
 
     fn report(&self) -> String {
-        String::new()
+        let passes = self.passes.max(1) as f64;
+        let mean = |count: usize| count as f64 / passes;
+        let mut text = format!("{:.2} tokens a pass with {:.1} drafted", 1.0 + mean(self.accepted), mean(self.drafted));
+        if self.tune && lock(&self.shared).tuner.choose() == 0 && self.passes > 0 {
+            text += "; switched off: on this machine a wider pass costs more than its tokens save";
+        }
+        text
     }
+}
+
+/// Tells the tuner how far each size would have come, once enough of the text is known.
+fn judge(shadow: &Shadow, committed: &[u32], template: &Template, tuner: &mut Tuner) -> bool {
+    let text = &committed[shadow.at..];
+    if text.len() < template.depth() {
+        return false;
+    }
+    let sizes: Vec<usize> = tuner.sizes().collect();
+    tuner.judged(sizes.into_iter().map(|nodes| template.matched(&shadow.tokens, nodes, text)));
+    true
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
