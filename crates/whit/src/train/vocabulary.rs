@@ -1,5 +1,6 @@
 //! Byte-level byte-pair encoding, trained here: any text can be written, digits stand alone.
 
+use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -32,7 +33,7 @@ pub fn train(documents: &[Document], size: usize) -> Result<Tokenizer, TrainErro
         vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
     tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
     tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
-    let trainer = BpeTrainer::builder()
+    let trainer: BpeTrainer = BpeTrainer::builder()
         .vocab_size(size)
         .min_frequency(2)
         .show_progress(false)
@@ -41,7 +42,7 @@ pub fn train(documents: &[Document], size: usize) -> Result<Tokenizer, TrainErro
         .max_token_length(Some(24))
         .build();
     let texts = documents.iter().map(|document| document.text.as_str());
-    tokenizer.train(&mut trainer.into(), texts).map_err(TrainError::Tokenizer)?;
+    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
     Ok(tokenizer)
 }
 
