@@ -3,8 +3,8 @@ computes from them.
 
     python tools/make_gguf_fixtures.py [--out tests/fixtures/gguf]
 
-`NAME.gguf` is the model, `NAME.safetensors` holds `input_ids`, llama.cpp's `logits` for every position (its key-value
-cache in f32), and `NAME.json` its tokens for some texts. `blocks.safetensors` holds, for each block type, the bytes
+In `NAME/`, `model.gguf` is the model, `expected.safetensors` llama.cpp's `logits` for every position of
+`input.safetensors` (its key-value cache in f32), and `texts.json` its tokens for some texts. `blocks.safetensors` holds, for each block type, the bytes
 llama.cpp's quantiser makes of `values` and the numbers that the gguf package reads back from them.
 Made with llama-cpp-python 0.3.36, gguf 0.19.0, torch 2.15.0 and transformers 5.23.0.
 """
@@ -128,15 +128,17 @@ def write_case(out, name, architecture, config, ftype):
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.gguf"
         write_gguf(plain, model, out.parent / "tokenizers/byte-level")
-        path = out / f"{name}.gguf"
+        path = out / name / "model.gguf"
+        path.parent.mkdir(exist_ok=True)
         if ftype == "f32":
             path.write_bytes(plain.read_bytes())
         else:
             quantise(plain, path, ftype)
     ids = np.random.default_rng(seed).integers(5, model.config.vocab_size, 12)
     logits, texts = expected(path, ids.tolist())
-    save_file({"input_ids": ids[None], "logits": logits[None]}, out / f"{name}.safetensors")
-    (out / f"{name}.json").write_text(json.dumps(texts, ensure_ascii=False) + "\n")
+    save_file({"input_ids": ids[None]}, path.with_name("input.safetensors"))
+    save_file({"logits": logits[None]}, path.with_name("expected.safetensors"))
+    path.with_name("texts.json").write_text(json.dumps(texts, ensure_ascii=False) + "\n")
     if ftype == "f32":
         peer = model(torch.tensor(ids)[None]).logits[0].detach().numpy()
         assert np.abs(peer - logits).max() < 2e-3 * np.abs(peer).max(), f"{name}: the file does not mean the model"

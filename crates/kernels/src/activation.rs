@@ -287,7 +287,7 @@ impl Activation {
 
 /// `P(X <= x)` of a standard normal in `f64`: a power series in the middle, a continued fraction in
 /// the tails (Abramowitz and Stegun 26.2.11 and 26.2.14).
-fn normal_reference(x: f64) -> f64 {
+pub(crate) fn normal_reference(x: f64) -> f64 {
     let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
     if x.abs() < 3.0 {
         let (mut term, mut sum) = (x, x);
@@ -381,5 +381,114 @@ impl Kernel<2> for Gated {
         let inputs = [gate.data(), up.data(), pass.gradient.data()];
         let gradients = with_curve!(self.0, curve => vector::collect(GateSlope(curve), inputs));
         gradients.map(|gradient| Some(Host::new(gate.shape(), gradient)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, assert_same_slopes, noise, tracked};
+    use proptest::prelude::*;
+
+    const ALL: [Activation; 7] = [
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::QuickGelu,
+        Activation::Relu,
+        Activation::Sigmoid,
+        Activation::Tanh,
+    ];
+
+    fn reference(activation: Activation, x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| activation.reference(f64::from(x))).collect()
+    }
+
+    #[test]
+    fn values_known_from_pytorch() {
+        let cases = [
+            (Activation::Gelu, [-0.158_655_26, 1.954_499_7]),
+            (Activation::GeluTanh, [-0.158_808_02, 1.954_597_7]),
+            (Activation::Silu, [-0.268_941_43, 1.761_594_2]),
+            (Activation::QuickGelu, [-0.154_204_23, 1.935_658_6]),
+            (Activation::Relu, [0.0, 2.0]),
+            (Activation::Sigmoid, [0.268_941_43, 0.880_797_1]),
+            (Activation::Tanh, [-0.761_594_2, 0.964_027_6]),
+        ];
+        for (activation, wanted) in cases {
+            let mut out = [0.0; 2];
+            activation.forward(&[-1.0, 2.0], &mut out);
+            assert_near(&out, &wanted.map(f64::from), 3e-7, 1e-6);
+        }
+    }
+
+    #[test]
+    fn values_are_within_2e_6_of_the_reference() {
+        let x: Vec<f32> = (-20_000..20_000).map(|i| i as f32 * 1e-3).chain(noise(1001, 2, 1e-3)).collect();
+        for activation in ALL {
+            let mut out = vec![0.0; x.len()];
+            activation.forward(&x, &mut out);
+            assert_near(&out, &reference(activation, &x), 2e-6, 1e-6);
+        }
+    }
+
+    #[test]
+    fn slopes_are_the_references_differences() {
+        let x: Vec<f32> = (-999..999).map(|i| i as f32 * 0.01 + 0.003).collect();
+        for activation in ALL {
+            let step = 1e-5;
+            let slope = |x: f64| (activation.reference(x + step) - activation.reference(x - step)) / (2.0 * step);
+            let wanted: Vec<f64> = x.iter().map(|&x| 0.5 * slope(f64::from(x))).collect();
+            let got = activation.backward(&x, &vec![0.5; x.len()]);
+            assert_near(&got, &wanted, 2e-6, 0.3);
+        }
+    }
+
+    #[test]
+    fn tensors_and_gradients_equal_the_portable_path() {
+        let data = |seed| tracked(&noise(3 * 5 * 7, seed, 2.0), [3, 5, 7]);
+        for activation in ALL {
+            assert_same_slopes([data(1)], |[x]| activation.apply(x), |[x]| activation.portable(x), 3e-6);
+            assert_same_slopes(
+                [data(1), data(2)],
+                |[gate, up]| activation.gated(gate, up),
+                |[gate, up]| activation.portable(gate) * up,
+                3e-6,
+            );
+        }
+    }
+
+    #[test]
+    fn ends_are_as_documented() {
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        for activation in ALL {
+            let mut out = [0.0; 3];
+            activation.forward(&x, &mut out);
+            let bounded = matches!(activation, Activation::Sigmoid | Activation::Tanh);
+            assert!(out[0].is_nan());
+            assert_eq!(out[1], if bounded { 1.0 } else { f32::INFINITY }, "{activation:?}");
+            match activation {
+                Activation::Relu | Activation::Sigmoid => assert_eq!(out[2], 0.0),
+                Activation::Tanh => assert_eq!(out[2], -1.0),
+                _ => assert!(out[2].is_nan(), "{activation:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn in_place_and_alone_give_the_same_bits(x in prop::collection::vec(-30.0f32..30.0, 1..200), at in 0usize..200) {
+            let at = at % x.len();
+            for activation in ALL {
+                let mut whole = x.clone();
+                activation.in_place(&mut whole);
+                let mut alone = [0.0];
+                activation.forward(&x[at..=at], &mut alone);
+                prop_assert_eq!(whole[at].to_bits(), alone[0].to_bits());
+                let mut gated = x.clone();
+                activation.gate_in_place(&mut gated, &x);
+                prop_assert_eq!(gated[at], whole[at] * x[at]);
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod arithmetic;
 pub mod attention;
 pub mod conv2d;
 pub mod cross_entropy;

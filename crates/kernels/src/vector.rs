@@ -57,6 +57,9 @@ pub(crate) trait Vector:
     /// `self * 2^power` for integral powers within ±250, with overflow to infinity.
     fn scale(self, power: Self) -> Self;
 
+    /// The square root.
+    fn sqrt(self) -> Self;
+
     /// `yes` where the lane is below zero, else `no`.
     fn where_negative(self, yes: Self, no: Self) -> Self;
 
@@ -224,6 +227,11 @@ impl Vector for Lanes {
             let half = power >> 1;
             value * power_of_two(half) * power_of_two(power.wrapping_sub(half))
         })
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(self.0.map(f32::sqrt))
     }
 
     #[inline(always)]
@@ -565,5 +573,120 @@ impl Sweep<2, 0, 1> for Dot {
     fn step<V: Vector>(self, [a, b]: [V; 2], [sum]: &mut [V; 1]) -> [V; 0] {
         *sum = a.mul_add(b, *sum);
         []
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, noise};
+
+    #[derive(Clone, Copy)]
+    enum Function {
+        Exp,
+        Tanh,
+        Sigmoid,
+        Normal,
+        Density,
+    }
+
+    struct Evaluate<'a>(Function, &'a [f32]);
+
+    impl Program for Evaluate<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<V: Vector>(self) -> Vec<f32> {
+            let mut out = vec![0.0; self.1.len()];
+            for (x, out) in self.1.chunks(V::LANES).zip(out.chunks_mut(V::LANES)) {
+                let x = V::load_part(x, 0.0);
+                let y = match self.0 {
+                    Function::Exp => exp(x),
+                    Function::Tanh => tanh(x),
+                    Function::Sigmoid => sigmoid(x),
+                    Function::Normal => normal(x).0,
+                    Function::Density => normal(x).1,
+                };
+                // SAFETY: `out` has the length of `x`.
+                unsafe { y.store_part(out.as_mut_ptr(), out.len()) };
+            }
+            out
+        }
+    }
+
+    fn at_every_level(function: Function, x: &[f32], check: impl Fn(&[f32])) {
+        for level in [Level::Plain, Level::Avx2, Level::Avx512] {
+            check(&run_at(level, Evaluate(function, x)));
+        }
+    }
+
+    fn sweep(low: f32, high: f32) -> Vec<f32> {
+        let count = 100_003;
+        (0..count).map(|i| low + (high - low) * i as f32 / count as f32).chain(noise(1000, 3, 1e-3)).collect()
+    }
+
+    #[test]
+    fn functions_are_within_2e_6_of_f64() {
+        let cases: [(Function, fn(f64) -> f64, f32, f32); 5] = [
+            (Function::Exp, f64::exp, -87.0, 88.7),
+            (Function::Tanh, f64::tanh, -30.0, 30.0),
+            (Function::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()), -87.0, 100.0),
+            (Function::Normal, crate::activation::normal_reference, -12.9, 20.0),
+            (Function::Density, |x| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(), -12.9, 12.9),
+        ];
+        for (function, reference, low, high) in cases {
+            let x = sweep(low, high);
+            let wanted: Vec<f64> = x.iter().map(|&x| reference(f64::from(x))).collect();
+            at_every_level(function, &x, |got| assert_near(got, &wanted, 2e-6, 1e-38));
+        }
+    }
+
+    #[test]
+    fn ends_are_limits_and_nan_stays() {
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 89.0, -120.0, 0.0];
+        let wanted = |values: [f64; 6]| move |got: &[f32]| assert_near(got, &values, 0.0, 1.0);
+        let (nan, infinity) = (f64::NAN, f64::INFINITY);
+        at_every_level(Function::Exp, &x, wanted([nan, infinity, 0.0, infinity, 0.0, 1.0]));
+        at_every_level(Function::Tanh, &x, wanted([nan, 1.0, -1.0, 1.0, -1.0, 0.0]));
+        at_every_level(Function::Sigmoid, &x, wanted([nan, 1.0, 0.0, 1.0, 0.0, 0.5]));
+        let half = f64::from(run_at(Level::Plain, Evaluate(Function::Normal, &[0.0]))[0]);
+        assert!((half - 0.5).abs() < 1e-7);
+    }
+
+    struct Total<'a>(&'a [f32]);
+
+    impl Program for Total<'_> {
+        type Output = (f32, f32);
+
+        #[inline(always)]
+        fn run<V: Vector>(self) -> (f32, f32) {
+            let [sum] = fold::<V, 1, 1>(Sum, [self.0], [0.0], [0.0]);
+            let [dot] = fold::<V, 2, 1>(Dot, [self.0, self.0], [0.0; 2], [0.0]);
+            (sum.sum(), dot.sum())
+        }
+    }
+
+    #[test]
+    fn folds_count_every_value_once() {
+        for length in [0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 129, 1000] {
+            let x: Vec<f32> = (0..length).map(|i| (i % 5) as f32).collect();
+            let wanted = (x.iter().sum(), x.iter().map(|x| x * x).sum());
+            for level in [Level::Plain, Level::Avx2, Level::Avx512] {
+                assert_eq!(run_at(level, Total(&x)), wanted, "{length} values");
+            }
+        }
+    }
+
+    #[test]
+    fn maps_of_any_length_and_thread_share_give_the_same() {
+        let x = noise(100_001, 1, 3.0);
+        let map = Affine { scale: 1.7, shift: 0.3 };
+        let [whole] = collect(map, [&x[..]]);
+        for start in [0, 1, 5, 40_000] {
+            for length in [0, 1, 33, 60_001] {
+                let [part] = collect(map, [&x[start..start + length]]);
+                assert_eq!(part, whole[start..start + length]);
+            }
+        }
     }
 }

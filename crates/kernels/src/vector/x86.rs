@@ -95,6 +95,11 @@ impl Vector for Wide {
     }
 
     #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(unsafe { _mm512_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
     fn where_negative(self, yes: Self, no: Self) -> Self {
         unsafe {
             let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, _mm512_setzero_ps());
@@ -169,6 +174,11 @@ impl Vector for Half {
             let first = _mm256_mul_ps(self.0, power_of_two(half));
             Self(_mm256_mul_ps(first, power_of_two(_mm256_sub_epi32(power, half))))
         }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(unsafe { _mm256_sqrt_ps(self.0) })
     }
 
     #[inline(always)]

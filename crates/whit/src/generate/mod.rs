@@ -6,6 +6,7 @@ pub mod forward;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod text;
 
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::Scheduler;

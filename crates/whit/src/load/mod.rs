@@ -1,1 +1,104 @@
 //! Model folders, safetensors, GGUF and tokenizers; every way a file can be wrong has a named error.
+//!
+//! [`open`] finds a model, checks everything about it that can be checked without reading its tensors, and
+//! returns [`ModelFiles`]: the configuration in Hugging Face's terms, the tokenizer, the chat template, and a
+//! [`Checkpoint`] from which tensors are read one by one.
+
+mod blocks;
+mod chat;
+mod config;
+mod error;
+mod file;
+mod folder;
+mod generation;
+pub mod safetensors;
+mod tensor;
+mod tokenizer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use chat::{ChatTemplate, Message, SpecialTokens};
+pub use config::{ConfigError, Settings};
+pub use error::LoadError;
+pub use file::{Source, write_atomic};
+pub use generation::GenerationConfig;
+pub use safetensors::SafetensorsError;
+pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
+pub use tokenizer::Tokenizer;
+
+/// How [`open`] may find a model.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Never use the network.
+    pub offline: bool,
+    /// Access token for the hub; without it `HF_TOKEN` or the token file of the cache counts.
+    pub token: Option<String>,
+    /// Branch, tag or commit on the hub; `main` without it.
+    pub revision: Option<String>,
+}
+
+/// Everything that belongs to a model. The tensors are still on the disk.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// The configuration in Hugging Face's terms, also for GGUF files.
+    pub config: serde_json::Value,
+    /// The sampling settings the authors recommend.
+    pub generation: GenerationConfig,
+    /// The tokenizer, if the model has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// The chat template, if the model has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// The tensors.
+    pub weights: Arc<dyn Checkpoint>,
+    /// Where the model came from.
+    pub origin: Origin,
+}
+
+/// Where a model came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A folder in the Hugging Face layout.
+    Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// A model of the hub, in the local cache.
+    Hub {
+        /// `owner/name`.
+        name: String,
+        /// Its folder in the cache.
+        folder: PathBuf,
+    },
+}
+
+impl Origin {
+    /// The file that holds the configuration.
+    pub fn config_path(&self) -> PathBuf {
+        match self {
+            Self::Folder(folder) | Self::Hub { folder, .. } => folder.join("config.json"),
+            Self::Gguf(path) => path.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => path.display().fmt(f),
+            Self::Hub { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+/// Opens a model: a folder, a `.gguf` file, or the hub name `owner/name`.
+///
+/// # Errors
+/// [`LoadError`] saying which file is at fault, in what way, and what to do.
+pub fn open(source: &str, _options: &Options) -> Result<ModelFiles, LoadError> {
+    let path = Path::new(source);
+    if path.is_dir() {
+        return folder::open(path, Origin::Folder(path.to_owned()));
+    }
+    Err(LoadError::UnknownSource { source_name: source.to_owned() })
+}

@@ -110,7 +110,9 @@ impl MethodError {
                 format!("it has no knobs: `--with {method}` is all")
             }
             Self::UnknownKnob { known, .. } => format!("its knobs are {known}"),
-            Self::BadValue { method, .. } | Self::MissingValue { method, .. } | Self::Unfit { method, .. } => {
+            Self::BadValue { method, .. }
+            | Self::MissingValue { method, .. }
+            | Self::Unfit { method, .. } => {
                 format!("`whit explain {method}` describes its knobs")
             }
             Self::Twice { .. } => "put all its knobs into one `--with id:knob=value,knob=value`".into(),

@@ -152,12 +152,7 @@ impl Knobs {
     }
 
     fn bad_value(&self, knob: &Knob, value: String) -> MethodError {
-        MethodError::BadValue {
-            method: self.spec.id,
-            knob: knob.name,
-            value,
-            allowed: knob.kind.to_string(),
-        }
+        MethodError::BadValue { method: self.spec.id, knob: knob.name, value, allowed: knob.kind.to_string() }
     }
 }
 

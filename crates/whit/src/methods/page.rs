@@ -16,13 +16,21 @@ pub fn pages() -> Vec<(String, String)> {
 
 /// The documentation page of a method.
 pub fn markdown(spec: &Spec) -> String {
-    let mut page = format!("<!-- written by `whit docs`; edit the method's SPEC instead -->\n# {}\n\n", spec.title);
+    let mut page =
+        format!("<!-- written by `whit docs`; edit the method's SPEC instead -->\n# {}\n\n", spec.title);
     let paper = &spec.paper;
     push(&mut page, &format!("`{}` · {} · {}", spec.id, spec.room, spec.fidelity));
     push(&mut page, spec.summary);
     push(
         &mut page,
-        &format!("{}, *{}*, {}, [arXiv {}]({})", paper.authors, paper.title, paper.year, paper.arxiv, paper.url()),
+        &format!(
+            "{}, *{}*, {}, [arXiv {}]({})",
+            paper.authors,
+            paper.title,
+            paper.year,
+            paper.arxiv,
+            paper.url()
+        ),
     );
     push(&mut page, spec.long);
     push(&mut page, &format!("## Knobs\n\n{}", knob_table(spec)));
@@ -41,9 +49,13 @@ pub fn examples(spec: &Spec) -> Vec<String> {
     let id = spec.id;
     let mut examples = vec![format!("whit generate --model DIR -p \"...\" --with {id}")];
     if let Some(knob) = spec.knobs.first() {
-        let value = knob.kind.ends().into_iter().find(|value| Some(*value) != knob.off && *value != knob.default);
+        let value =
+            knob.kind.ends().into_iter().find(|value| Some(*value) != knob.off && *value != knob.default);
         let value = value.unwrap_or(knob.default);
-        examples.push(format!("whit generate --model DIR -p \"...\" --with {id}:{}={value} --dry-run", knob.name));
+        examples.push(format!(
+            "whit generate --model DIR -p \"...\" --with {id}:{}={value} --dry-run",
+            knob.name
+        ));
     }
     examples.push(format!("whit bench text --model DIR --with {id}"));
     examples
@@ -51,11 +63,15 @@ pub fn examples(spec: &Spec) -> Vec<String> {
 
 /// The README's table of methods.
 pub fn table() -> String {
-    let mut table = String::from("| method | does the same with less | result | works on |\n|---|---|---|---|\n");
+    let mut table =
+        String::from("| method | does the same with less | result | works on |\n|---|---|---|---|\n");
     for spec in METHODS {
         let idea = spec.room.help().split_once(':').map_or(spec.room.help(), |(_, idea)| idea).trim();
         let models = spec.models.iter().map(|model| model.name()).collect::<Vec<_>>().join(", ");
-        line(&mut table, &[&format!("[{0}](docs/methods/{0}.md)", spec.id), idea, spec.fidelity.name(), &models]);
+        line(
+            &mut table,
+            &[&format!("[{0}](docs/methods/{0}.md)", spec.id), idea, spec.fidelity.name(), &models],
+        );
     }
     table
 }
@@ -81,7 +97,8 @@ fn knob_table(spec: &Spec) -> String {
     if spec.knobs.is_empty() {
         return "It has none.".into();
     }
-    let mut table = String::from("| knob | takes | default | off at | what it does |\n|---|---|---|---|---|\n");
+    let mut table =
+        String::from("| knob | takes | default | off at | what it does |\n|---|---|---|---|---|\n");
     for knob in spec.knobs {
         let off = knob.off.map(|off| off.to_string()).unwrap_or_default();
         let (name, kind) = (format!("`{}`", knob.name), knob.kind.to_string());

@@ -32,7 +32,12 @@ impl Selection {
         let methods = match json {
             serde_json::Value::Null => return Ok(selection),
             serde_json::Value::Object(methods) => methods,
-            other => return Err(malformed(&other.to_string(), "an object {\"id\": {\"knob\": value}} is expected")),
+            other => {
+                return Err(malformed(
+                    &other.to_string(),
+                    "an object {\"id\": {\"knob\": value}} is expected",
+                ));
+            }
         };
         for (id, knobs) in methods {
             if *knobs != serde_json::Value::Bool(false) {
@@ -129,7 +134,10 @@ fn one_from_json(id: &str, json: &serde_json::Value) -> Result<Knobs, MethodErro
             }
         }
         other => {
-            return Err(malformed(&format!("{id}: {other}"), "true, false or an object of knobs is expected"));
+            return Err(malformed(
+                &format!("{id}: {other}"),
+                "true, false or an object of knobs is expected",
+            ));
         }
     }
     Ok(knobs)
@@ -187,12 +195,16 @@ mod tests {
         assert_eq!(error("token-recycling:tre=8").hint(), "did you mean `tree`?");
         assert_eq!(error("zzz").hint(), "`whit methods` lists them all");
         let bad = error("token-recycling:tree=-3").to_string();
-        assert!(["token-recycling", "`tree`", "`-3`", "from 0 to 80"].iter().all(|part| bad.contains(part)), "{bad}");
+        assert!(
+            ["token-recycling", "`tree`", "`-3`", "from 0 to 80"].iter().all(|part| bad.contains(part)),
+            "{bad}"
+        );
     }
 
     #[test]
     fn malformed_texts_are_refused() {
-        for text in ["", ":", ":tree=1", "token-recycling:", "token-recycling:=1", "token-recycling:tree=1,"] {
+        for text in ["", ":", ":tree=1", "token-recycling:", "token-recycling:=1", "token-recycling:tree=1,"]
+        {
             assert!(matches!(error(text), MethodError::Malformed { .. }), "{text}");
         }
         assert!(matches!(error("token-recycling:tree"), MethodError::MissingValue { knob: "tree", .. }));

@@ -237,9 +237,8 @@ mod tests {
 
     #[test]
     fn what_is_no_tree_is_refused() {
-        let error = |parents: &[Option<usize>]| {
-            TokenTree::new(vec![0; parents.len()], parents.to_vec()).unwrap_err()
-        };
+        let error =
+            |parents: &[Option<usize>]| TokenTree::new(vec![0; parents.len()], parents.to_vec()).unwrap_err();
         assert_eq!(error(&[]), TreeError::Empty);
         assert_eq!(error(&[Some(0)]), TreeError::RootedElsewhere);
         assert_eq!(error(&[None, None]), TreeError::MissingParent { node: 1 });

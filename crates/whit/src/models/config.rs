@@ -1,7 +1,7 @@
 //! Reading `config.json`: the fields that the Llama-like architectures share, under the names that
 //! the file gives them, with the checks that keep a wrong file from reaching the tensors.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -63,19 +63,21 @@ pub(super) struct Common {
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
+    #[serde(default, deserialize_with = "written")]
+    num_key_value_heads: Option<Option<usize>>,
     head_dim: Option<usize>,
     hidden_act: Option<Activation>,
     rms_norm_eps: Option<f32>,
     max_position_embeddings: Option<usize>,
     rope_theta: Option<f32>,
     partial_rotary_factor: Option<f32>,
-    #[serde(alias = "rope_parameters")]
     rope_scaling: Option<Rope>,
+    rope_parameters: Option<Rope>,
     tie_word_embeddings: Option<bool>,
     pub(super) attention_bias: Option<bool>,
     pub(super) mlp_bias: Option<bool>,
-    pub(super) sliding_window: Option<usize>,
+    #[serde(default, deserialize_with = "written")]
+    sliding_window: Option<Option<usize>>,
     pub(super) use_sliding_window: Option<bool>,
     pub(super) max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
@@ -83,11 +85,16 @@ pub(super) struct Common {
     pub(super) num_experts_per_tok: Option<usize>,
 }
 
-/// `rope_scaling` (older files) or `rope_parameters` (newer ones).
+/// Tells a field that is `null` (the inner `None`) from one that is not there.
+fn written<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<usize>>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
+}
+
+/// `rope_scaling` (older files) or `rope_parameters` (newer ones); some files hold the type under both names.
 #[derive(Clone, Debug, Deserialize)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    r#type: Option<String>,
     rope_theta: Option<f32>,
     partial_rotary_factor: Option<f32>,
     factor: Option<f32>,
@@ -109,18 +116,20 @@ pub(super) struct Defaults {
     pub(super) theta: f32,
     pub(super) positions: usize,
     pub(super) kv_heads: Option<usize>,
+    pub(super) head_dim: Option<usize>,
+    pub(super) window: Option<usize>,
 }
 
 impl Common {
     /// The decoder that these fields describe, without biases, windows and experts.
     pub(super) fn decoder(&self, defaults: &Defaults) -> Result<DecoderConfig, ConfigError> {
         let heads = size("num_attention_heads", self.num_attention_heads)?;
-        let kv_heads = self.num_key_value_heads.or(defaults.kv_heads).unwrap_or(heads);
+        let kv_heads = self.num_key_value_heads.unwrap_or(defaults.kv_heads).unwrap_or(heads);
         if size("num_key_value_heads", kv_heads)? > heads || heads % kv_heads != 0 {
             return Err(wrong("num_key_value_heads", kv_heads, format!("it must divide the {heads} attention heads")));
         }
         let width = size("hidden_size", self.hidden_size)?;
-        let head_dim = size("head_dim", self.head_dim.unwrap_or(width / heads))?;
+        let head_dim = size("head_dim", self.head_dim.or(defaults.head_dim).unwrap_or(width / heads))?;
         let layers = size("num_hidden_layers", self.num_hidden_layers)?;
         Ok(DecoderConfig {
             vocab_size: size("vocab_size", self.vocab_size)?,
@@ -145,12 +154,13 @@ impl Common {
     }
 
     /// The window of each layer: of all of them, or as `layer_types` or the older fields say.
-    pub(super) fn windows(&self, first: usize) -> Vec<Option<usize>> {
+    pub(super) fn windows(&self, first: usize, defaults: &Defaults) -> Vec<Option<usize>> {
+        let window = self.sliding_window.unwrap_or(defaults.window);
         let slides = |layer: usize| match &self.layer_types {
             Some(types) => types.get(layer).is_some_and(|kind| kind == "sliding_attention"),
             None => layer >= first,
         };
-        (0..self.num_hidden_layers).map(|layer| self.sliding_window.filter(|_| slides(layer))).collect()
+        (0..self.num_hidden_layers).map(|layer| window.filter(|_| slides(layer))).collect()
     }
 
     fn max_positions(&self, defaults: &Defaults) -> usize {
@@ -158,7 +168,7 @@ impl Common {
     }
 
     fn rotary(&self, head_dim: usize, defaults: &Defaults) -> Result<RotaryConfig, ConfigError> {
-        let rope = self.rope_scaling.as_ref();
+        let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let part = rope.and_then(|rope| rope.partial_rotary_factor).or(self.partial_rotary_factor).unwrap_or(1.0);
         let dim = (head_dim as f32 * part) as usize;
         if dim < 2 || dim % 2 != 0 || dim > head_dim {
@@ -176,7 +186,7 @@ impl Common {
 
 impl Rope {
     fn scaling(&self, max_positions: usize, dim: usize) -> Result<Scaling, ConfigError> {
-        Ok(match self.rope_type.as_deref().unwrap_or("default") {
+        Ok(match self.rope_type.as_deref().or(self.r#type.as_deref()).unwrap_or("default") {
             "default" => Scaling::None,
             "linear" => Scaling::Linear(self.factor()?),
             "dynamic" => Scaling::Dynamic(self.factor()?),
@@ -269,6 +279,19 @@ mod tests {
         let old = llama(json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}));
         let new = llama(json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}));
         assert_eq!(old, new);
+        let both = llama(json!({
+            "rope_theta": 5e5, "rope_parameters": null,
+            "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0},
+        }));
+        assert_eq!(old, both);
+    }
+
+    #[test]
+    fn a_field_that_is_null_differs_from_one_that_is_absent() {
+        let mistral = |change: Value| llama(change).unwrap_or_else(|error| panic!("{error}"));
+        let config = mistral(json!({"model_type": "mistral", "num_key_value_heads": null, "sliding_window": null}));
+        assert_eq!((config.kv_heads, config.windows[0]), (4, None));
+        assert_eq!(mistral(json!({"model_type": "mistral"})).windows[0], Some(4096));
     }
 
     #[test]

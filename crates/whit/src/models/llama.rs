@@ -11,7 +11,14 @@ pub(super) const ARCHITECTURE: Architecture =
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let common: Common = config::parse(json)?;
-    let defaults = Defaults { epsilon: 1e-6, theta: 10_000.0, positions: 2048, kv_heads: None };
+    let defaults = Defaults {
+        epsilon: 1e-6,
+        theta: 10_000.0,
+        positions: 2048,
+        kv_heads: None,
+        head_dim: None,
+        window: None,
+    };
     let attention = common.attention_bias.unwrap_or(false);
     let biases = Biases {
         query_key_value: attention,

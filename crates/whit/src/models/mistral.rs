@@ -11,6 +11,13 @@ pub(super) const ARCHITECTURE: Architecture =
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let common: Common = config::parse(json)?;
-    let defaults = Defaults { epsilon: 1e-6, theta: 10_000.0, positions: 4096 * 32, kv_heads: Some(8) };
-    Ok(DecoderConfig { windows: common.windows(0), ..common.decoder(&defaults)? })
+    let defaults = Defaults {
+        epsilon: 1e-6,
+        theta: 10_000.0,
+        positions: 4096 * 32,
+        kv_heads: Some(8),
+        head_dim: None,
+        window: Some(4096),
+    };
+    Ok(DecoderConfig { windows: common.windows(0, &defaults), ..common.decoder(&defaults)? })
 }

@@ -11,7 +11,14 @@ pub(super) const ARCHITECTURE: Architecture =
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let common: Common = config::parse(json)?;
-    let defaults = Defaults { epsilon: 1e-5, theta: 1e6, positions: 4096 * 32, kv_heads: Some(8) };
+    let defaults = Defaults {
+        epsilon: 1e-5,
+        theta: 1e6,
+        positions: 4096 * 32,
+        kv_heads: Some(8),
+        head_dim: None,
+        window: None,
+    };
     let count = config::size("num_local_experts", common.num_local_experts.unwrap_or(8))?;
     let active = config::size("num_experts_per_tok", common.num_experts_per_tok.unwrap_or(2))?;
     if active > count {
@@ -22,5 +29,5 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         });
     }
     let experts = Some(ExpertConfig { count, active });
-    Ok(DecoderConfig { windows: common.windows(0), experts, ..common.decoder(&defaults)? })
+    Ok(DecoderConfig { windows: common.windows(0, &defaults), experts, ..common.decoder(&defaults)? })
 }

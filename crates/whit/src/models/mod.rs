@@ -4,9 +4,11 @@
 //! where they differ from the names that the blocks ask for. Adding one is a file and a word below.
 
 mod config;
+pub mod forward;
 mod stored;
 
 pub use config::ConfigError;
+use stored::Bare;
 pub use stored::Stored;
 
 use std::fmt::{self, Debug};
@@ -107,10 +109,40 @@ pub fn decoder(
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Decoder, ModelError> {
     let architecture = architecture(config)?;
-    let config = (architecture.config)(config)?;
-    let source = (architecture.adapt)(Box::new(Stored(checkpoint)), &config);
+    build(architecture, (architecture.config)(config)?, checkpoint, storage, progress)
+}
+
+fn build(
+    architecture: &Architecture,
+    config: DecoderConfig,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Decoder, ModelError> {
+    let stored = Stored(checkpoint);
+    let named: Box<dyn Source> = if Bare::suits(&stored) { Box::new(Bare(stored)) } else { Box::new(stored) };
+    let source = (architecture.adapt)(named, &config);
     fits(&config, source.as_ref(), storage)?;
     Ok(Decoder::new(config, &Vars::new(source.as_ref(), storage).with_progress(progress))?)
+}
+
+/// Like [`decoder`], also for a checkpoint of the bare model (`LlamaModel` and its kin), which has no
+/// output head; says whether there is a head, without which the logits mean nothing.
+///
+/// # Errors
+/// As [`decoder`].
+pub fn backbone(
+    config: &Value,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<(Decoder, bool), ModelError> {
+    let architecture = architecture(config)?;
+    let name = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or("ForCausalLM");
+    let head = name.contains("ForCausalLM") || name.contains("LMHead");
+    let mut settings = (architecture.config)(config)?;
+    settings.tied |= !head;
+    Ok((build(architecture, settings, checkpoint, storage, progress)?, head))
 }
 
 /// Refuses, before anything is read, a model whose weights would not fit into memory.

@@ -11,17 +11,24 @@ pub(super) const ARCHITECTURE: Architecture =
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let common: Common = config::parse(json)?;
-    let defaults = Defaults { epsilon: 1e-6, theta: 10_000.0, positions: 32_768, kv_heads: Some(32) };
+    let defaults = Defaults {
+        epsilon: 1e-6,
+        theta: 10_000.0,
+        positions: 32_768,
+        kv_heads: Some(32),
+        head_dim: None,
+        window: Some(4096),
+    };
     let biases = Biases { query_key_value: true, ..Biases::default() };
     let decoder = common.decoder(&defaults)?;
-    Ok(DecoderConfig { biases, windows: windows(&common, decoder.layers), ..decoder })
+    Ok(DecoderConfig { biases, windows: windows(&common, &defaults, decoder.layers), ..decoder })
 }
 
 /// Qwen's windows are off unless `use_sliding_window` says otherwise, and spare the first
 /// `max_window_layers` layers.
-pub(super) fn windows(common: &Common, layers: usize) -> Vec<Option<usize>> {
+pub(super) fn windows(common: &Common, defaults: &Defaults, layers: usize) -> Vec<Option<usize>> {
     match common.use_sliding_window {
-        Some(true) => common.windows(common.max_window_layers.unwrap_or(28)),
+        Some(true) => common.windows(common.max_window_layers.unwrap_or(28), defaults),
         _ => vec![None; layers],
     }
 }

@@ -25,7 +25,13 @@ impl Source for Stored<'_> {
     }
 
     fn rows(&self, name: &str, rows: Range<usize>, _: usize, _: Init) -> Result<Vec<f32>, VarsError> {
-        Ok(self.0.read_rows(name, rows)?.to_f32(name)?)
+        let mut tensor = self.0.read(name)?;
+        let count = tensor.shape.first().copied().unwrap_or(1).max(1);
+        let row = tensor.bytes.len() / count;
+        if rows != (0..count) {
+            tensor.bytes = tensor.bytes[row * rows.start..row * rows.end.min(count)].to_vec();
+        }
+        Ok(tensor.to_f32(name)?)
     }
 
     fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
@@ -55,5 +61,41 @@ impl Stored<'_> {
             Dtype::Q6K => Some(WeightType::Q6K),
             _ => None,
         }
+    }
+}
+
+/// The tensors of a checkpoint of a model without its head, which are not below `model.`.
+pub(super) struct Bare<'a>(pub(super) Stored<'a>);
+
+impl Bare<'_> {
+    /// Whether `stored` is such a checkpoint.
+    pub(super) fn suits(stored: &Stored<'_>) -> bool {
+        stored.has("embed_tokens.weight") && !stored.has("model.embed_tokens.weight")
+    }
+
+    fn place<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix("model.").unwrap_or(name)
+    }
+}
+
+impl Source for Bare<'_> {
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(), VarsError> {
+        self.0.check(self.place(name), shape)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.has(self.place(name))
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError> {
+        self.0.rows(self.place(name), rows, width, init)
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
+        self.0.blocks(self.place(name))
+    }
+
+    fn native(&self, name: &str) -> WeightType {
+        self.0.native(self.place(name))
     }
 }

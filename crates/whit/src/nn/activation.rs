@@ -11,10 +11,10 @@ pub enum Activation {
     #[serde(rename = "silu", alias = "swish")]
     Silu,
     /// GELU by the error function.
-    #[serde(rename = "gelu")]
+    #[serde(rename = "gelu", alias = "gelu_python")]
     Gelu,
     /// GELU by the hyperbolic tangent.
-    #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new", alias = "gelu_fast")]
+    #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new", alias = "gelu_fast", alias = "gelu_accurate")]
     GeluTanh,
     /// `x * sigmoid(1.702 x)`.
     #[serde(rename = "quick_gelu")]
@@ -22,6 +22,12 @@ pub enum Activation {
     /// `max(x, 0)`.
     #[serde(rename = "relu")]
     Relu,
+    /// `max(x, 0)^2`.
+    #[serde(rename = "relu2")]
+    SquaredRelu,
+    /// The hyperbolic tangent.
+    #[serde(rename = "tanh")]
+    Tanh,
 }
 
 impl Activation {
@@ -33,6 +39,8 @@ impl Activation {
             Self::GeluTanh => activation::gelu_tanh(x),
             Self::QuickGelu => activation::quick_gelu(x),
             Self::Relu => activation::relu(x),
+            Self::SquaredRelu => activation::relu(x).square(),
+            Self::Tanh => x.tanh(),
         }
     }
 

@@ -60,7 +60,7 @@ impl DecoderConfig {
                 Storage::Dense(_) => values * 4,
                 Storage::Packed(precision) => {
                     let kind = precision.for_matrix(&matrix.name, matrix.inputs, || native(&matrix.name));
-                    values * kind.bits_per_256() as u64 / 256 / 8
+                    kind.bytes_of(values)
                 }
             }
         };

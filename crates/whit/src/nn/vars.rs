@@ -111,10 +111,6 @@ pub struct Vars<'a> {
     progress: &'a (dyn Fn(usize) + Sync),
 }
 
-/// Rows are packed in pieces of about this many values, so that loading needs little more memory
-/// than the packed weights.
-const PIECE: usize = 1 << 24;
-
 impl<'a> Vars<'a> {
     /// The variables of `source`, kept as `storage` says.
     pub fn new(source: &'a dyn Source, storage: &'a Storage) -> Self {
@@ -201,13 +197,8 @@ impl<'a> Vars<'a> {
             return PackedLinear::from_blocks(kind, &blocks, outputs, inputs).map_err(failed);
         }
         let kind = precision.for_matrix(path, inputs, || self.source.native(path));
-        let mut packer = PackedLinear::packer(kind, outputs, inputs).map_err(failed)?;
-        let step = (PIECE / inputs.max(1)).next_multiple_of(packer.grain()).max(packer.grain());
-        for start in (0..outputs).step_by(step) {
-            let rows = start..outputs.min(start + step);
-            packer.push(&self.source.rows(path, rows, inputs, NORMAL)?);
-        }
-        Ok(packer.finish())
+        let values = self.source.rows(path, 0..outputs, inputs, NORMAL)?;
+        PackedLinear::pack(&values, outputs, inputs, kind).map_err(failed)
     }
 
     fn device(&self) -> Device {
@@ -248,7 +239,7 @@ impl Precision {
             Self::Fixed(kind) => kind,
             Self::Q4KM { layers } => q4_k_m(name, layers),
         };
-        [wanted, WeightType::Q8_0].into_iter().find(|kind| inputs % kind.block() == 0).unwrap_or(WeightType::F32)
+        wanted.fitting(inputs)
     }
 }
 
