@@ -12,6 +12,9 @@ pub enum AppError {
     /// Methods that were refused.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// A model that could not be trained.
+    #[error(transparent)]
+    Train(#[from] whit::train::TrainError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -67,7 +70,7 @@ impl AppError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Method(_) | Self::Input { .. } | Self::File { .. } => 2,
+            Self::Method(_) | Self::Train(_) | Self::Input { .. } | Self::File { .. } => 2,
             Self::Interrupted => 130,
             Self::Output(_) => 1,
         }

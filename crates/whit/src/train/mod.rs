@@ -4,6 +4,7 @@
 //! function of the seed and the step's number, so a run that was stopped and resumed equals one
 //! that was not, bit for bit.
 
+pub mod card;
 pub mod checkpoint;
 pub mod evaluate;
 pub mod export;

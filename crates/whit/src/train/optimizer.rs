@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use whit_kernels::adamw;
+use whit_kernels::adamw::{self, Slices};
 
 use super::parameters::{self, Named};
 
@@ -50,13 +50,10 @@ pub type Memories = BTreeMap<String, Memory>;
 
 impl AdamW {
     /// Returns `module` after one step; `norm` is the norm of the update's gradients.
-    pub fn step<M: Module>(&self, module: M, memories: &mut Memories, mut update: Update, norm: f32) -> M {
+    pub fn step<M: Module>(&self, module: M, memories: &mut Memories, update: Update, norm: f32) -> M {
         let scale = if norm > self.clip { self.clip / norm } else { 1.0 };
         parameters::change(module, |slot| {
-            let Some(gradient) = update.gradients.get_mut(slot.name) else { return };
-            if scale != 1.0 {
-                gradient.iter_mut().for_each(|value| *value *= scale);
-            }
+            let Some(gradient) = update.gradients.get(slot.name) else { return };
             let memory = memories.entry(slot.name.to_owned()).or_insert_with(|| Memory::new(&slot));
             let step = adamw::Step {
                 learning_rate: update.learning_rate,
@@ -64,9 +61,10 @@ impl AdamW {
                 beta2: self.beta2,
                 epsilon: self.epsilon,
                 weight_decay: if decays(slot.name, slot.shape) { self.weight_decay } else { 0.0 },
-                count: update.count,
+                count: u32::try_from(update.count).unwrap_or(u32::MAX),
             };
-            adamw::step(slot.values, gradient, &mut memory.first, &mut memory.second, &step);
+            let Memory { first: m, second: v, .. } = memory;
+            adamw::step_scaled(Slices { parameter: slot.values, gradient, m, v }, &step, scale);
             memory.follow(slot.values, self.decay(update.count));
         })
     }

@@ -104,6 +104,18 @@ impl<O: Objective> Run<'_, O> {
         Ok(Outcome { model: averaged(model, &memories), step, seconds, interrupted: step < steps })
     }
 
+    /// The model of the newest checkpoint, without training it.
+    ///
+    /// # Errors
+    /// If there is no checkpoint, or it is damaged.
+    pub fn restore(&self, model: O::Model) -> Result<Outcome<O::Model>, TrainError> {
+        let folder = self.checkpoints();
+        let nothing = || TrainError::Setting(format!("there is no checkpoint in {}; train first", folder.display()));
+        let Restored { progress, model, memories } = checkpoint::restore(&folder, model)?.ok_or_else(nothing)?;
+        let interrupted = progress.step < self.settings.schedule.steps;
+        Ok(Outcome { model: averaged(model, &memories), step: progress.step, seconds: progress.seconds, interrupted })
+    }
+
     fn begin(&self, model: O::Model, resume: bool) -> Result<Restored<O::Model>, TrainError> {
         let Settings { optimizer, parts, .. } = self.settings;
         let identity = format!("{}; {}", self.objective.identity(), serde_json::json!([optimizer, parts]));
