@@ -4,7 +4,11 @@
 use std::io;
 use std::process::ExitCode;
 
+use whit::generate::GenerateError;
+use whit::generate::text::TextError;
+use whit::load::LoadError;
 use whit::methods::MethodError;
+use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +18,16 @@ pub enum AppError {
     Method(#[from] MethodError),
     /// A model that could not be trained.
     #[error(transparent)]
-    Train(#[from] whit::train::TrainError),
+    Train(#[from] TrainError),
+    /// A model that cannot be opened.
+    #[error(transparent)]
+    Model(#[from] TextError),
+    /// A file of a model that cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A request that cannot be carried out.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -70,9 +83,9 @@ impl AppError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Method(_) | Self::Train(_) | Self::Input { .. } | Self::File { .. } => 2,
-            Self::Interrupted => 130,
             Self::Output(_) => 1,
+            Self::Interrupted => 130,
+            _ => 2,
         }
     }
 

@@ -54,7 +54,8 @@ fn check(rows: usize, vocabulary: usize, targets: &[u32], ignore: Option<u32>) {
 
 fn portable(logits: Tensor<2>, targets: &[u32], ignore: Option<u32>) -> Tensor<1> {
     let device = logits.device();
-    let kept: Vec<i64> = (0..targets.len() as i64).filter(|&row| Some(targets[row as usize]) != ignore).collect();
+    let kept: Vec<i64> =
+        (0..targets.len() as i64).filter(|&row| Some(targets[row as usize]) != ignore).collect();
     if kept.is_empty() {
         return (logits * 0.0).sum();
     }

@@ -73,7 +73,13 @@ impl RowNorm<'_> {
     ///
     /// # Safety
     /// `out` and `sum` must be writable for the length of `x` and `moments` for one value a row.
-    unsafe fn rows(&self, x: &[f32], sum: Option<&Shared<f32>>, out: &Shared<f32>, moments: Option<&Shared<Moments>>) {
+    unsafe fn rows(
+        &self,
+        x: &[f32],
+        sum: Option<&Shared<f32>>,
+        out: &Shared<f32>,
+        moments: Option<&Shared<Moments>>,
+    ) {
         let width = self.weight.len();
         assert!(x.is_empty() || (width > 0 && x.len().is_multiple_of(width)), "no rows of {width}");
         assert!(self.bias.is_none_or(|bias| bias.len() == width), "bias and weight differ in length");
@@ -274,10 +280,12 @@ impl Program for Backward<'_> {
             let place = row * width..(row + 1) * width;
             let (x, gradient) = (&self.x[place.clone()], &self.gradient[place.clone()]);
             let moments = self.moments[row];
-            let [plain, along] = fold::<V, 3, 2>(Projections(moments), [x, weight, gradient], [0.0; 3], [0.0; 2]);
+            let [plain, along] =
+                fold::<V, 3, 2>(Projections(moments), [x, weight, gradient], [0.0; 3], [0.0; 2]);
             let plain = if self.norm.centred { plain.sum() / width as f32 } else { 0.0 };
             let slope = Each(Slope { moments, plain, along: along.sum() / width as f32 });
-            let inputs = [x.as_ptr(), weight.as_ptr(), gradient.as_ptr(), sums[0].cast_const(), sums[1].cast_const()];
+            let inputs =
+                [x.as_ptr(), weight.as_ptr(), gradient.as_ptr(), sums[0].cast_const(), sums[1].cast_const()];
             let outputs = [self.out.at(place.start), sums[0], sums[1]];
             // SAFETY: every row is of `width` values; rows of `out` are disjoint, the sums are this
             // program's own.
@@ -305,7 +313,8 @@ impl<const N: usize> Kernel<N> for Norm {
 
     fn forward(&self, inputs: [&Host; N]) -> (Host, Vec<Moments>) {
         let (x, norm) = (inputs[0], self.with(inputs));
-        let mut moments = vec![Moments { mean: 0.0, inverse: 0.0 }; x.data().len() / norm.weight.len().max(1)];
+        let mut moments =
+            vec![Moments { mean: 0.0, inverse: 0.0 }; x.data().len() / norm.weight.len().max(1)];
         let saved = Shared(moments.as_mut_ptr());
         // SAFETY: the output has the length of `x`, `moments` a value for each row; all are written.
         let out = unsafe {
@@ -361,7 +370,12 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f32) -
 
 /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` over the last dimension (Ba, Kiros and
 /// Hinton, arXiv:1607.06450); `weight` and `bias` are [width]. Differentiable.
-pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f32) -> Tensor<D> {
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    epsilon: f32,
+) -> Tensor<D> {
     let norm = Norm { epsilon, centred: true };
     let near = op::on_host(&x) && op::on_host(&weight) && bias.as_ref().is_none_or(op::on_host);
     if !near {
@@ -429,12 +443,19 @@ fn add_norm<const D: usize>(
     let total = Shared(sum.as_mut_ptr());
     // SAFETY: all have the length of `sum`, which is this function's own; the output is written whole.
     let out = unsafe {
-        vector::filled(residual.data().len(), |out| norm.rows(residual.data(), Some(&total), &Shared(out), None))
+        vector::filled(residual.data().len(), |out| {
+            norm.rows(residual.data(), Some(&total), &Shared(out), None)
+        })
     };
     (op::tensor(Host::new(shape, sum)), op::tensor(Host::new(shape, out)))
 }
 
-fn portable<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Option<Tensor<1>>, norm: Norm) -> Tensor<D> {
+fn portable<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    norm: Norm,
+) -> Tensor<D> {
     let x = if norm.centred { x.clone() - x.mean_dim(D - 1) } else { x };
     let deviation = (x.clone() * x.clone()).mean_dim(D - 1).add_scalar(norm.epsilon).sqrt();
     let scaled = x / deviation * weight.unsqueeze();
@@ -487,7 +508,8 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company_and_fused() {
         let width = 131;
-        let (x, residual, weight) = (noise(300 * width, 1, 1.0), noise(300 * width, 2, 1.0), noise(width, 3, 1.0));
+        let (x, residual, weight) =
+            (noise(300 * width, 1, 1.0), noise(300 * width, 2, 1.0), noise(width, 3, 1.0));
         let norm = RowNorm { weight: &weight, bias: None, epsilon: 1e-6, centred: false };
         let (mut sum, mut fused) = (x.clone(), vec![0.0; x.len()]);
         norm.add_forward(&mut sum, &residual, &mut fused);
@@ -554,7 +576,8 @@ mod tests {
     #[test]
     fn the_fused_sum_equals_the_parts() {
         let device = Device::flex();
-        let tensor = |seed| Tensor::<2>::from_data(TensorData::new(noise(6 * 40, seed, 1.0), [6, 40]), &device);
+        let tensor =
+            |seed| Tensor::<2>::from_data(TensorData::new(noise(6 * 40, seed, 1.0), [6, 40]), &device);
         let weight = Tensor::<1>::from_data(TensorData::new(noise(40, 3, 1.0), [40]), &device);
         let (sum, normed) = add_rms_norm(tensor(1), tensor(2), weight.clone(), 1e-6);
         sum.clone().into_data().assert_eq(&(tensor(1) + tensor(2)).into_data(), true);

@@ -82,7 +82,14 @@ impl Form for Softmax {
         // SAFETY: the caller vouches for `out`; the second sweep reads what the first has written.
         unsafe {
             let powers = Powers { most };
-            let [sum] = sweep_raw::<V, _, 1, 1, 1>(powers, [row.as_ptr()], [out], row.len(), [f32::NEG_INFINITY], [0.0]);
+            let [sum] = sweep_raw::<V, _, 1, 1, 1>(
+                powers,
+                [row.as_ptr()],
+                [out],
+                row.len(),
+                [f32::NEG_INFINITY],
+                [0.0],
+            );
             let scale = Each(Affine { scale: 1.0 / sum.sum(), shift: 0.0 });
             sweep_raw::<V, _, 1, 1, 0>(scale, [out.cast_const()], [out], row.len(), [0.0], []);
         }
@@ -93,7 +100,16 @@ impl Form for Softmax {
         let [dot] = fold::<V, 2, 1>(Dot, [result, gradient], [0.0; 2], [0.0]);
         let map = Each(SoftmaxSlope { dot: dot.sum() });
         // SAFETY: the caller vouches for `out`.
-        unsafe { sweep_raw::<V, _, 2, 1, 0>(map, [result.as_ptr(), gradient.as_ptr()], [out], result.len(), [0.0; 2], []) };
+        unsafe {
+            sweep_raw::<V, _, 2, 1, 0>(
+                map,
+                [result.as_ptr(), gradient.as_ptr()],
+                [out],
+                result.len(),
+                [0.0; 2],
+                [],
+            )
+        };
     }
 }
 
@@ -114,7 +130,16 @@ impl Form for LogSoftmax {
         let [sum] = fold::<V, 1, 1>(Sum, [gradient], [0.0], [0.0]);
         let map = Each(LogSoftmaxSlope { sum: sum.sum() });
         // SAFETY: the caller vouches for `out`.
-        unsafe { sweep_raw::<V, _, 2, 1, 0>(map, [result.as_ptr(), gradient.as_ptr()], [out], result.len(), [0.0; 2], []) };
+        unsafe {
+            sweep_raw::<V, _, 2, 1, 0>(
+                map,
+                [result.as_ptr(), gradient.as_ptr()],
+                [out],
+                result.len(),
+                [0.0; 2],
+                [],
+            )
+        };
     }
 }
 
@@ -273,7 +298,10 @@ impl<F: Form> Program for Backward<'_, F> {
 
 /// Rows of `width` values in `length`.
 fn count(length: usize, width: usize) -> usize {
-    assert!(length == 0 || (width > 0 && length.is_multiple_of(width)), "{length} values are no rows of {width}");
+    assert!(
+        length == 0 || (width > 0 && length.is_multiple_of(width)),
+        "{length} values are no rows of {width}"
+    );
     if length == 0 { 0 } else { length / width }
 }
 

@@ -72,19 +72,24 @@ fn level_name(level: simd::Level) -> &'static str {
     }
 }
 
+/// What the kernels choose, as they choose it.
 fn kernels(features: simd::Features) -> Vec<Kernel> {
     let wide = match features.level {
         simd::Level::Avx512 => "AVX-512",
         simd::Level::Avx2 => "AVX2 with FMA",
         simd::Level::Plain => "portable code",
     };
-    let bf16 = if features.bf16 { "AVX-512 BF16 dot products" } else { wide };
-    let bytes = if features.vnni { "AVX-512 VNNI dot products" } else { wide };
+    let pairs = if features.bf16 { "AVX-512 BF16 dot products" } else { wide };
+    let bytes = match features.level {
+        simd::Level::Avx512 if features.vnni => "AVX-512 VNNI dot products",
+        simd::Level::Avx512 | simd::Level::Avx2 => "AVX2",
+        simd::Level::Plain => "portable code",
+    };
     [
         ("attention, norms, activations, rotary", wide),
-        ("linear f32, convolution f32", wide),
-        ("linear bf16, convolution bf16", bf16),
-        ("linear int8, q8_0, q4_0, q4_k, q5_k, q6_k", bytes),
+        ("linear and convolution in f32", wide),
+        ("linear and convolution in bf16", pairs),
+        ("linear in int8, q8_0, q4_0, q4_k, q5_k, q6_k", bytes),
     ]
     .map(|(operation, uses)| Kernel { operation, uses })
     .into()

@@ -59,7 +59,13 @@ impl GroupNorm {
 ///
 /// # Panics
 /// If `groups` does not divide the channels.
-pub fn group_norm(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f32) -> Tensor<4> {
+pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f32,
+) -> Tensor<4> {
     apply(x, weight, bias, GroupNorm { groups, epsilon, silu: false })
 }
 
@@ -67,14 +73,27 @@ pub fn group_norm(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1
 ///
 /// # Panics
 /// If `groups` does not divide the channels.
-pub fn group_norm_silu(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f32) -> Tensor<4> {
+pub fn group_norm_silu(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f32,
+) -> Tensor<4> {
     apply(x, weight, bias, GroupNorm { groups, epsilon, silu: true })
 }
 
 fn apply(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, norm: GroupNorm) -> Tensor<4> {
     let channels = x.dims()[1];
-    assert!(norm.groups > 0 && channels.is_multiple_of(norm.groups), "{} groups of {channels} channels", norm.groups);
-    assert!(weight.dims() == [channels] && bias.dims() == [channels], "weight and bias are for other channels");
+    assert!(
+        norm.groups > 0 && channels.is_multiple_of(norm.groups),
+        "{} groups of {channels} channels",
+        norm.groups
+    );
+    assert!(
+        weight.dims() == [channels] && bias.dims() == [channels],
+        "weight and bias are for other channels"
+    );
     if op::on_host(&x) && op::on_host(&weight) && op::on_host(&bias) {
         let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
         return Tensor::from_dispatch(op::apply(Grouped(norm), inputs));
@@ -93,7 +112,13 @@ fn portable(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, norm: GroupNorm) -
 }
 
 /// The plain group norm in `f64`: `x` is [batch, channels, area].
-pub fn group_norm_reference(norm: GroupNorm, x: &[f32], area: usize, weight: &[f32], bias: &[f32]) -> Vec<f64> {
+pub fn group_norm_reference(
+    norm: GroupNorm,
+    x: &[f32],
+    area: usize,
+    weight: &[f32],
+    bias: &[f32],
+) -> Vec<f64> {
     let per_group = weight.len() / norm.groups * area;
     let mut out = Vec::with_capacity(x.len());
     for (index, &value) in x.iter().enumerate() {
@@ -280,7 +305,8 @@ impl<const SILU: bool> Program for Backward<'_, SILU> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let [x, weight, bias] = self.inputs;
-        let slope = |channel: usize| Slope { moments: self.moments, weight: weight[channel], bias: bias[channel] };
+        let slope =
+            |channel: usize| Slope { moments: self.moments, weight: weight[channel], bias: bias[channel] };
         let (mut plain, mut along) = (0.0f64, 0.0f64);
         for (index, (channel, place)) in self.layout.channels(self.group).enumerate() {
             let (mut of_weight, mut of_bias) = (0.0f64, 0.0f64);
@@ -301,7 +327,9 @@ impl<const SILU: bool> Program for Backward<'_, SILU> {
             let map = Each(Input::<SILU> { slope: slope(channel), plain, along });
             let inputs = [x[place.clone()].as_ptr(), self.gradient[place.clone()].as_ptr()];
             // SAFETY: channels are disjoint, and inputs and output have the same length.
-            unsafe { sweep_raw::<V, _, 2, 1, 0>(map, inputs, [self.out.at(place.start)], place.len(), [0.0; 2], []) };
+            unsafe {
+                sweep_raw::<V, _, 2, 1, 0>(map, inputs, [self.out.at(place.start)], place.len(), [0.0; 2], [])
+            };
         }
     }
 }
@@ -385,7 +413,9 @@ mod tests {
         let (shape, area) = ([1, 4, 120, 121], 120 * 121);
         let data: Vec<f32> = noise(4 * area, 1, 1.0).iter().map(|x| x + 30.0).collect();
         let (weight, bias) = ([1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]);
-        let tensor = |data: &[f32]| Tensor::<1>::from_data(TensorData::new(data.to_vec(), [data.len()]), &Device::flex());
+        let tensor = |data: &[f32]| {
+            Tensor::<1>::from_data(TensorData::new(data.to_vec(), [data.len()]), &Device::flex())
+        };
         let x = tensor(&data).reshape(shape);
         let ours = values(group_norm_silu(x, 2, tensor(&weight), tensor(&bias), 1e-5));
         assert_near(&ours, &group_norm_reference(norm, &data, area, &weight, &bias), 1e-5, 1.0);

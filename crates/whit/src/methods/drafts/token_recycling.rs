@@ -192,11 +192,7 @@ impl Method for TokenRecycling {
 
     fn expect(&self) -> String {
         let table = lock(&self.shared).table.bytes();
-        format!(
-            "up to {} tokens verified a forward pass; a table of {} kB",
-            self.tree + 1,
-            table.div_ceil(1000)
-        )
+        format!("up to {} tokens verified a forward pass; a table of {} kB", self.tree + 1, table.div_ceil(1000))
     }
 }
 
@@ -257,8 +253,7 @@ impl Draft for Recycler {
     fn report(&self) -> String {
         let passes = self.passes.max(1) as f64;
         let mean = |count: usize| count as f64 / passes;
-        let mut text =
-            format!("{:.2} tokens a pass with {:.1} drafted", 1.0 + mean(self.accepted), mean(self.drafted));
+        let mut text = format!("{:.2} tokens a pass with {:.1} drafted", 1.0 + mean(self.accepted), mean(self.drafted));
         if self.tune && lock(&self.shared).tuner.choose() == 0 && self.passes > 0 {
             text += "; switched off: on this machine a wider pass costs more than its tokens save";
         }
