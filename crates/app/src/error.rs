@@ -10,6 +10,7 @@ use whit::load::LoadError;
 use whit::methods::MethodError;
 use whit::models::ModelError;
 use whit::models::forward::ForwardError;
+use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum AppError {
     /// Methods that were refused.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// A model that could not be trained.
+    #[error(transparent)]
+    Train(#[from] TrainError),
     /// A model's files that cannot be read, or a file that cannot be written.
     #[error(transparent)]
     Load(#[from] LoadError),
