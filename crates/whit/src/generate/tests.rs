@@ -172,9 +172,8 @@ fn a_tree_is_verified_as_its_paths_would_be() {
     let model = model(config(4, 64));
     let shape = CacheShape { layers: 4, kv_heads: 2, head_dim: 16 };
     let prefix: Vec<u32> = (0..13).map(|i| i * 5 % 101).collect();
-    let logits = |spans| op::host(model.logits(forward(&model, spans))).into_vec();
     let mut cache = KvCache::new(shape, 128);
-    logits(vec![Span::causal(&mut cache, prefix.clone(), 13)]);
+    logits(&model, Span::causal(&mut cache, prefix.clone(), 13));
     let parents = [None, Some(0), Some(0), Some(0), Some(1), Some(2), Some(2), Some(5)];
     let tree = TokenTree::new(vec![7, 1, 2, 3, 4, 5, 6, 8], parents.to_vec()).unwrap();
     let bits = tree.mask();
@@ -186,12 +185,12 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         length: 14,
         tree: Some(BitMatrix::from_fn(8, 8, |node, seen| bits[node] >> seen & 1 == 1)),
     };
-    let found = logits(vec![span]);
+    let found = logits(&model, span);
     for node in 0..tree.len() {
         let path = tree.path(node);
         let mut alone = cache.clone();
         let ids: Vec<u32> = path.iter().map(|&node| tree.tokens()[node]).collect();
-        let wanted = logits(vec![Span::causal(&mut alone, ids, 14)]);
+        let wanted = logits(&model, Span::causal(&mut alone, ids, 14));
         let wanted = &wanted[(path.len() - 1) * VOCABULARY..];
         assert!(close(&found[node * VOCABULARY..(node + 1) * VOCABULARY], wanted), "node {node}");
         let mut kept = branched.clone();
@@ -202,6 +201,10 @@ fn a_tree_is_verified_as_its_paths_would_be() {
             assert!((0..a.len()).all(|row| close(a.key(row), b.key(row)) && close(a.value(row), b.value(row))));
         }
     }
+}
+
+fn logits(model: &Decoder, span: Span<'_>) -> Vec<f32> {
+    op::host(model.logits(forward(model, vec![span]))).into_vec()
 }
 
 fn close(a: &[f32], b: &[f32]) -> bool {
