@@ -452,7 +452,7 @@ mod tests {
         for (activation, wanted) in cases {
             let mut out = [0.0; 2];
             activation.forward(&[-1.0, 2.0], &mut out);
-            assert_near(&out, &wanted.map(f64::from), 3e-7, 1e-6);
+            assert_near(&out, &wanted.map(f64::from), 1e-6, 1e-6);
         }
     }
 
