@@ -52,7 +52,10 @@ pub struct Slices<'a> {
 pub fn step_scaled(slices: Slices<'_>, step: &Step, factor: f32) {
     let Slices { parameter, gradient, m, v } = slices;
     let length = gradient.len();
-    assert!([parameter.len(), m.len(), v.len()] == [length; 3], "parameter, gradient and moments differ in length");
+    assert!(
+        [parameter.len(), m.len(), v.len()] == [length; 3],
+        "parameter, gradient and moments differ in length"
+    );
     let outputs = [parameter.as_mut_ptr(), m.as_mut_ptr(), v.as_mut_ptr()];
     let [parameter, m, v] = outputs.map(|output| output.cast_const());
     let update = Update::new(step, factor);

@@ -14,6 +14,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
 pub mod matmul;
+pub mod memory;
 pub mod norm;
 pub mod op;
 pub mod parallel;

@@ -508,7 +508,8 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company_and_fused() {
         let width = 131;
-        let (x, residual, weight) = (noise(300 * width, 1, 1.0), noise(300 * width, 2, 1.0), noise(width, 3, 1.0));
+        let (x, residual, weight) =
+            (noise(300 * width, 1, 1.0), noise(300 * width, 2, 1.0), noise(width, 3, 1.0));
         let norm = RowNorm { weight: &weight, bias: None, epsilon: 1e-6, centred: false };
         let (mut sum, mut fused) = (x.clone(), vec![0.0; x.len()]);
         norm.add_forward(&mut sum, &residual, &mut fused);
@@ -575,7 +576,8 @@ mod tests {
     #[test]
     fn the_fused_sum_equals_the_parts() {
         let device = Device::flex();
-        let tensor = |seed| Tensor::<2>::from_data(TensorData::new(noise(6 * 40, seed, 1.0), [6, 40]), &device);
+        let tensor =
+            |seed| Tensor::<2>::from_data(TensorData::new(noise(6 * 40, seed, 1.0), [6, 40]), &device);
         let weight = Tensor::<1>::from_data(TensorData::new(noise(40, 3, 1.0), [40]), &device);
         let (sum, normed) = add_rms_norm(tensor(1), tensor(2), weight.clone(), 1e-6);
         sum.clone().into_data().assert_eq(&(tensor(1) + tensor(2)).into_data(), true);

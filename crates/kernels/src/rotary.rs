@@ -134,7 +134,9 @@ impl Program for Tokens<'_> {
             for head in x.chunks_exact_mut(head_dim) {
                 match style {
                     Style::Halves => turn_halves(head, &cos[angles.clone()], &sin[angles.clone()], sign),
-                    Style::Interleaved => turn_interleaved(head, &cos[angles.clone()], &sin[angles.clone()], sign),
+                    Style::Interleaved => {
+                        turn_interleaved(head, &cos[angles.clone()], &sin[angles.clone()], sign)
+                    }
                 }
             }
         }
@@ -282,7 +284,8 @@ mod tests {
     #[test]
     fn tensors_and_gradients_equal_the_portable_path() {
         let (cos, sin) = tables(6, 8);
-        let table = |data: &[f32]| Tensor::<2>::from_data(TensorData::new(data.to_vec(), [6, 8]), &Device::flex());
+        let table =
+            |data: &[f32]| Tensor::<2>::from_data(TensorData::new(data.to_vec(), [6, 8]), &Device::flex());
         for style in [Style::Halves, Style::Interleaved] {
             for head_dim in [16, 20] {
                 let x = tracked(&noise(6 * 3 * head_dim, 1, 1.0), [6, 3, head_dim]);

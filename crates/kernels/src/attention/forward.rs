@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::buffer::Buffer;
 use super::mask::{Span, Visible, ones};
-use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing};
+use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing, prefetch};
 use super::{HeadView, KEY_BLOCK, KEY_CHUNK};
 use crate::parallel::{self, Shared};
 
@@ -263,9 +263,12 @@ impl Job<'_> {
     ) {
         let (head, width, dim) = (rows.head, self.width(), self.head_dim);
         let len = head.block_len(start);
-        head.transpose_keys(self, start, &mut scratch.keys);
-        let direct = rows.range.len() < PACK_ROWS && width == dim;
         let source = &head.view.values[start * head.view.value_stride..];
+        let direct = rows.range.len() < PACK_ROWS && width == dim;
+        if direct {
+            prefetch(source, head.view.value_stride, [len, dim]);
+        }
+        head.transpose_keys(self, start, &mut scratch.keys);
         if !direct {
             pack_values(source, head.view.value_stride, [len, dim], &mut scratch.values);
         }
@@ -291,6 +294,10 @@ impl Job<'_> {
                 columns: KEY_BLOCK,
                 start: Start::Zero,
             });
+            if direct {
+                let next = head.view.keys.get((start + KEY_BLOCK) * head.view.stride..).unwrap_or(&[]);
+                prefetch(next, head.view.stride, [KEY_BLOCK, dim]);
+            }
             let mut factors = [0.0; ROW_GROUP];
             self.kernels.weigh(Weighing {
                 scores: &mut scratch.scores,

@@ -7,7 +7,7 @@ use super::WeightType;
 use super::activations::{Activations, Sharing};
 use super::blocks::GROUP;
 use super::lanes;
-use super::panels::{SLICES, WIDTH};
+use super::panels::WIDTH;
 use super::quantized::Quantized;
 use super::tile::Call;
 use crate::parallel::{self, Shared};
@@ -102,9 +102,7 @@ impl Job<'_> {
         let scale = if sharing(self.weights) == Sharing::Row { first } else { element };
         let (outputs, output) = (self.weights.outputs, panel * WIDTH);
         Call {
-            panel: weights.bytes()[panel * SLICES * weights.slice..].as_ptr(),
-            slice: weights.slice,
-            head: weights.head,
+            panel: weights.bytes()[panel * weights.panel..].as_ptr(),
             groups: weights.groups,
             levels: activations.levels[element * GROUP..].as_ptr(),
             scales: activations.scales[scale..].as_ptr(),

@@ -413,7 +413,9 @@ mod tests {
         let (shape, area) = ([1, 4, 120, 121], 120 * 121);
         let data: Vec<f32> = noise(4 * area, 1, 1.0).iter().map(|x| x + 30.0).collect();
         let (weight, bias) = ([1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]);
-        let tensor = |data: &[f32]| Tensor::<1>::from_data(TensorData::new(data.to_vec(), [data.len()]), &Device::flex());
+        let tensor = |data: &[f32]| {
+            Tensor::<1>::from_data(TensorData::new(data.to_vec(), [data.len()]), &Device::flex())
+        };
         let x = tensor(&data).reshape(shape);
         let ours = values(group_norm_silu(x, 2, tensor(&weight), tensor(&bias), 1e-5));
         assert_near(&ours, &group_norm_reference(norm, &data, area, &weight, &bias), 1e-5, 1.0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::load::{ChatTemplate, GenerationConfig, LoadError, ModelFiles, Tokenizer};
+use crate::load::{ChatTemplate, GenerationConfig, LoadError, Message, ModelFiles, Tokenizer};
 use crate::models::{self, ModelError};
 use crate::nn::decoder::Decoder;
 use crate::nn::vars::Storage;
@@ -62,6 +62,30 @@ impl TextModel {
         })
     }
 
+    /// The tokens of a prompt: a plain text, or the first message of a conversation.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or the chat template fails.
+    pub fn prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, LoadError> {
+        if chat { self.conversation(&[Message::new("user", text)]) } else { self.tokenizer.encode(text, true) }
+    }
+
+    /// The tokens of a conversation up to where the model should answer. Without a chat template the
+    /// messages are joined, one a line.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or the chat template fails.
+    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, LoadError> {
+        match &self.chat_template {
+            // Templates write their special tokens themselves.
+            Some(template) => self.tokenizer.encode(&template.render(messages, true)?, false),
+            None => {
+                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+                self.tokenizer.encode(&lines.join("\n"), true)
+            }
+        }
+    }
+
     /// The tokens that end a text.
     pub fn stop_tokens(&self) -> Vec<u32> {
         let mut tokens = self.generation.eos_token_id.clone();
@@ -107,6 +131,9 @@ impl TextStream {
     /// # Errors
     /// If the tokenizer does not know a token.
     pub fn push(&mut self, tokens: &[u32]) -> Result<String, LoadError> {
+        if self.stopped {
+            return Ok(String::new());
+        }
         self.tokens.extend(tokens);
         let known = self.tokenizer.decode(&self.tokens[self.context..self.done], true)?;
         let longer = self.tokenizer.decode(&self.tokens[self.context..], true)?;

@@ -115,8 +115,8 @@ impl Renamed<'_> {
             None => return Place { name: name.to_owned(), transposed: false, third: None },
         };
         let plain = format!("{block}{theirs}.{leaf}");
-        let full = format!("transformer.{plain}");
-        let name = if self.source.has(&full) { full } else { plain };
+        // The files of the original release lack the outer name.
+        let name = if self.source.has("wte.weight") { plain } else { format!("transformer.{plain}") };
         Place { name, transposed: transposed && leaf == "weight", third }
     }
 }

@@ -24,6 +24,7 @@ impl Format for Q4K {
         put_low_bits(&block.levels, &mut bytes[16..144]);
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         let search = search::Steps { top: 15, first: -1.0, step: 0.1, count: 21 };
         search::with_minima(weights, &search)

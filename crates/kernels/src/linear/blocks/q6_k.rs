@@ -43,6 +43,7 @@ impl Format for Q6K {
         }
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         search::signed_scales(weights)
     }
