@@ -48,7 +48,7 @@ pub struct MethodArguments {
 impl ModelArguments {
     /// Finds the model's files; nothing large is read.
     pub fn files(&self) -> Result<ModelFiles, AppError> {
-        let options = Options { offline: self.offline, token: None, revision: self.revision.clone() };
+        let options = Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() };
         Ok(load::open(&self.model, &options)?)
     }
 

@@ -165,7 +165,7 @@ mod tests {
         at_every_level(Function::Sigmoid, &x, wanted([nan, 1.0, 0.0, 1.0, 0.0, 0.5]));
         at_every_level(Function::Tail, &x[..5], |got| {
             assert!(got[0].is_nan());
-            assert_eq!(got[1..], [0.0; 4]);
+            assert!(got[1..].iter().all(|value| value.abs() < 1e-40), "{got:?}");
         });
     }
 }
