@@ -7,6 +7,7 @@
 mod blocks;
 mod chat;
 mod config;
+pub mod embedded;
 mod error;
 mod file;
 mod folder;
@@ -28,7 +29,7 @@ pub use file::{Source, write_atomic};
 pub use generation::GenerationConfig;
 pub use gguf::GgufError;
 pub use hub::HubError;
-pub use safetensors::SafetensorsError;
+pub use safetensors::{Safetensors, SafetensorsError};
 pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
 pub use tokenizer::Tokenizer;
 
