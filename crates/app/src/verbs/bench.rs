@@ -135,7 +135,8 @@ impl TextArguments {
     fn rows(&self) -> Result<Vec<String>, AppError> {
         let mut rows = self.with.clone();
         for sweep in &self.sweep {
-            let wrong = || AppError::input(format!("cannot read --sweep {sweep}"), "write METHOD.KNOB=VALUE,VALUE");
+            let wrong =
+                || AppError::input(format!("cannot read --sweep {sweep}"), "write METHOD.KNOB=VALUE,VALUE");
             let (knob, values) = sweep.split_once('=').ok_or_else(wrong)?;
             let (method, knob) = knob.split_once('.').ok_or_else(wrong)?;
             rows.extend(values.split(',').map(|value| format!("{method}:{knob}={value}")));
@@ -155,7 +156,12 @@ impl TextArguments {
     }
 
     fn arguments(&self, model: &str) -> ModelArguments {
-        ModelArguments { model: model.to_owned(), dtype: self.dtype.clone(), offline: self.offline, revision: None }
+        ModelArguments {
+            model: model.to_owned(),
+            dtype: self.dtype.clone(),
+            offline: self.offline,
+            revision: None,
+        }
     }
 
     fn stored(&self, name: String, files: ModelFiles, context: &Context) -> Result<Subject, AppError> {

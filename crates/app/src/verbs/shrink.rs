@@ -85,8 +85,9 @@ fn choice(kind: &str, files: &ModelFiles) -> Result<impl Fn(&str, &TensorInfo) -
     };
     let precision = match plain {
         Some(_) => Precision::Fixed(WeightType::F32),
-        None => models::precision(kind, layers)
-            .map_err(|_| AppError::input(format!("--type does not take `{kind}`"), "see `whit shrink --help`"))?,
+        None => models::precision(kind, layers).map_err(|_| {
+            AppError::input(format!("--type does not take `{kind}`"), "see `whit shrink --help`")
+        })?,
     };
     Ok(move |name: &str, info: &TensorInfo| {
         let inputs = info.shape.last().copied().unwrap_or(1);

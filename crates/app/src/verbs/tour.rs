@@ -127,7 +127,8 @@ fn section(without: &Text, with: &Text) -> String {
 fn page(without: &Text, with: &Text, records: &[Record]) -> String {
     let same = if without.whole() == with.whole() { "identical, token for token" } else { "NOT identical" };
     let table = output::table(&write::head(), records.iter().map(write::row));
-    let warnings = records.iter().flat_map(|record| &record.warnings).map(|warning| format!("note: {warning}\n"));
+    let warnings =
+        records.iter().flat_map(|record| &record.warnings).map(|warning| format!("note: {warning}\n"));
     format!(
         "{}{}\n\nThe embedded model wrote this plainly and with {METHOD}: {same}.\n\n{table}\n{}\n\
          The picture of it: {REPORT}\n\nNext:\n  \

@@ -62,7 +62,9 @@ pub enum TrainError {
         what: String,
     },
     /// The loss or a gradient is no longer a number.
-    #[error("the training diverged at step {step} (loss {loss}, gradient norm {norm}); lower the learning rate")]
+    #[error(
+        "the training diverged at step {step} (loss {loss}, gradient norm {norm}); lower the learning rate"
+    )]
     Diverged {
         /// The step, from 0.
         step: u64,
