@@ -45,7 +45,11 @@ impl TextModel {
     ///
     /// # Errors
     /// If the network cannot be built, or there is no tokenizer or one for another vocabulary.
-    pub fn new(files: ModelFiles, storage: &Storage, progress: &(dyn Fn(usize) + Sync)) -> Result<Self, TextError> {
+    pub fn new(
+        files: ModelFiles,
+        storage: &Storage,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Self, TextError> {
         let decoder = models::decoder(&files.config, files.weights.as_ref(), storage, progress)?;
         let no_tokenizer = || TextError::NoTokenizer { origin: files.origin.to_string() };
         let tokenizer = files.tokenizer.ok_or_else(no_tokenizer)?;
@@ -63,7 +67,11 @@ impl TextModel {
     /// # Errors
     /// If the text cannot be encoded, or the chat template fails.
     pub fn prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, LoadError> {
-        if chat { self.conversation(&[Message::new("user", text)]) } else { self.tokenizer.encode(text, true) }
+        if chat {
+            self.conversation(&[Message::new("user", text)])
+        } else {
+            self.tokenizer.encode(text, true)
+        }
     }
 
     /// The tokens of a conversation up to where the model should answer. Without a chat template the
@@ -167,7 +175,11 @@ impl TextStream {
         self.text.push_str(piece);
         self.context = self.done;
         self.done = self.tokens.len();
-        let found = self.stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| self.text.find(stop.as_str()));
+        let found = self
+            .stops
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| self.text.find(stop.as_str()));
         if let Some(end) = found.min() {
             self.text.truncate(end);
             self.stopped = true;
@@ -221,7 +233,8 @@ mod tests {
 
     fn pieces(stream: &mut TextStream, text: &str) -> Vec<String> {
         let tokens = stream.tokenizer.encode(text, false).unwrap_or_default();
-        let mut pieces: Vec<String> = tokens.iter().map(|&token| stream.push(&[token]).unwrap_or_default()).collect();
+        let mut pieces: Vec<String> =
+            tokens.iter().map(|&token| stream.push(&[token]).unwrap_or_default()).collect();
         pieces.push(stream.finish().unwrap_or_default());
         pieces
     }
