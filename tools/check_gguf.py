@@ -1,55 +1,109 @@
-"""Checks that llama.cpp reads a GGUF file and predicts the token that Whit predicts.
+"""Checks that GGUF files written by Whit mean to llama.cpp what the model means to transformers, and that Whit reads
+them back to the same tensors.
 
-    python tools/check_gguf.py FILE.gguf --whit target/release/whit [--ids 5,6,7]
+    cargo build --release -p whit --example to_gguf
+    python tools/check_gguf.py
 
-Runs `whit forward --model FILE.gguf` on the ids and compares the top token of every position, and how far the logits
-are apart relative to the largest. Exits with 1 where the last position's top tokens differ (unless llama.cpp's own
-first and second are closer than the two programs are).
+Small models of every architecture are made at random, stored by Whit in several types, and compared: the logits of all
+positions, the likeliest token, and the tokens of some texts. Needs torch, transformers, safetensors, gguf and
+llama-cpp-python. A second pass lets Whit read the file and store it once more: the two files must hold the same bytes.
 """
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+import transformers
+
+TOKENIZERS = Path("tests/fixtures/tokenizers")
+TEXTS = ["Hello, world!", "  it's what we'll say", "日本語 🦀 ñ", "fn add(a: u32)\n\n  12345", "<|begin|>x"]
+BASE = dict(
+    vocab_size=420, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=8,
+    num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+)
+LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
+CASES = [
+    ("llama", "LlamaForCausalLM", {}, "byte-level"),
+    ("llama-tied", "LlamaForCausalLM", dict(tie_word_embeddings=True), "byte-fallback"),
+    ("llama-3", "LlamaForCausalLM", dict(rope_parameters=LLAMA3), "byte-level"),
+    ("llama-yarn", "LlamaForCausalLM", dict(rope_parameters=YARN), "byte-level"),
+    ("mistral", "MistralForCausalLM", dict(head_dim=64, sliding_window=None), "byte-level"),
+    ("mixtral", "MixtralForCausalLM", dict(num_local_experts=4, num_experts_per_tok=2), "byte-level"),
+    ("qwen2", "Qwen2ForCausalLM", dict(tie_word_embeddings=True), "byte-level"),
+    ("qwen3", "Qwen3ForCausalLM", dict(head_dim=64), "byte-level"),
+]
+# Largest difference of a logit allowed, as a part of the largest logit.
+TYPES = {"f32": 2e-3, "f16": 5e-3, "q8_0": 4e-2, "q6_k": 8e-2, "q4_k": 3e-1}
 
 
-def whit_logits(program, model, ids):
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "input.safetensors", Path(folder) / "output.safetensors"
-        save_file({"input_ids": np.array([ids], np.int64)}, source)
-        subprocess.run([program, "forward", "--model", model, "--input", source, "--out", target], check=True)
-        return load_file(target)["logits"][0]
+def make(folder, architecture, options, tokenizer):
+    torch.manual_seed(0)
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**(BASE | options))).eval()
+    for name, value in model.named_parameters():
+        value.data = torch.randn_like(value) * (0.3 if value.dim() == 1 else value.shape[-1] ** -0.5) + ("norm" in name)
+    model.save_pretrained(folder)
+    for file in (TOKENIZERS / tokenizer).iterdir():
+        if file.name != "expected.json":
+            (folder / file.name).write_bytes(file.read_bytes())
+    return model
 
 
-def llama_logits(path, ids):
-    model = llama_cpp.Llama(path, n_ctx=max(64, len(ids) + 1), n_threads=2, logits_all=True, verbose=False,
+def evaluate(path, ids):
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=2, logits_all=True, verbose=False,
                             type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
     model.eval(ids)
-    logits = np.array(model.scores[: len(ids)], np.float32)
+    logits = np.array(model.scores[: len(ids)], dtype=np.float32)
+    tokens = [model.tokenize(text.encode(), add_bos=True, special=True) for text in TEXTS]
     model.close()
-    return logits
+    return logits, tokens
+
+
+def check(program, folder, case):
+    name, architecture, options, tokenizer = case
+    model = make(folder, architecture, options, tokenizer)
+    ids = torch.randint(5, BASE["vocab_size"], (1, 48))
+    wanted = model(ids).logits[0].detach().numpy()
+    peer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    texts = [peer.encode(text) for text in TEXTS]
+    failures = 0
+    for kind, allowed in TYPES.items():
+        path, again = folder / f"{kind}.gguf", folder / "again.gguf"
+        subprocess.run([program, folder, path, kind], check=True)
+        subprocess.run([program, path, again, kind], check=True)
+        logits, tokens = evaluate(path, ids[0].tolist())
+        error = np.abs(logits - wanted).max() / np.abs(wanted).max()
+        top = (logits.argmax(-1) == wanted.argmax(-1)).mean()
+        same = path.stat().st_size == again.stat().st_size and np.array_equal(evaluate(again, ids[0].tolist())[0], logits)
+        right = error <= allowed and (top == 1 or kind not in ("f32", "f16")) and tokens == texts and same
+        failures += not right
+        print(f"{name:12} {kind:5} error {error:.1e}  same top token {top:6.1%}  texts {tokens == texts}"
+              f"  written again {same}  {'ok' if right else 'WRONG'}", flush=True)
+        if tokens != texts:
+            for text, ours, theirs in zip(TEXTS, tokens, texts):
+                if ours != theirs:
+                    print(f"  {text!r}: {ours} is not {theirs}")
+    return failures
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
-    parser.add_argument("--whit", default="target/release/whit")
-    parser.add_argument("--ids", default="3,14,15,92,65,35,89,79")
+    parser.add_argument("--program", default="target/release/examples/to_gguf")
+    parser.add_argument("--only", help="one case by its name")
     arguments = parser.parse_args()
-    ids = [int(word) for word in arguments.ids.split(",")]
-    ours, peer = whit_logits(arguments.whit, arguments.file, ids), llama_logits(arguments.file, ids)
-    far = np.abs(ours - peer).max() / np.abs(peer).max()
-    agree = (ours.argmax(-1) == peer.argmax(-1)).mean()
-    second, first = np.sort(peer[-1])[-2:]
-    same = ours[-1].argmax() == peer[-1].argmax() or first - second < np.abs(ours[-1] - peer[-1]).max()
-    print(f"top tokens: ours {ours[-1].argmax()}, llama.cpp {peer[-1].argmax()}; "
-          f"{agree:.0%} of positions agree; largest difference {far:.1e} of the largest logit")
-    sys.exit(0 if same else 1)
+    torch.set_num_threads(2)
+    failures = 0
+    for case in CASES:
+        if arguments.only in (None, case[0]):
+            with tempfile.TemporaryDirectory() as folder:
+                failures += check(arguments.program, Path(folder), case)
+    raise SystemExit(failures > 0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ use whit::generate::GenerateError;
 use whit::generate::text::TextError;
 use whit::load::LoadError;
 use whit::methods::MethodError;
+use whit::models::ModelError;
+use whit::models::forward::ForwardError;
 use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
@@ -19,15 +21,21 @@ pub enum AppError {
     /// A model that could not be trained.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// A model that cannot be opened.
-    #[error(transparent)]
-    Model(#[from] TextError),
-    /// A file of a model that cannot be read.
+    /// A model's files that cannot be read, or a file that cannot be written.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A model that cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A text model that cannot be opened.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A request that cannot be carried out.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// Inputs of a forward pass that were refused.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {

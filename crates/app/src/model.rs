@@ -48,7 +48,7 @@ pub struct MethodArguments {
 impl ModelArguments {
     /// Finds the model's files; nothing large is read.
     pub fn files(&self) -> Result<ModelFiles, AppError> {
-        let options = Options { offline: self.offline, token: None, revision: self.revision.clone() };
+        let options = Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() };
         Ok(load::open(&self.model, &options)?)
     }
 
@@ -70,7 +70,7 @@ impl ModelArguments {
 
     /// The form in which the weights are kept.
     pub fn storage(&self, files: &ModelFiles, context: &Context) -> Result<Storage, AppError> {
-        let facts = models::facts(&files.config).map_err(whit::generate::text::TextError::from)?;
+        let facts = models::facts(&files.config)?;
         let precision = models::precision(&self.dtype, facts.layers)
             .map_err(|message| AppError::input(message, "see `whit generate --help`"))?;
         Ok(context.device.storage(precision))

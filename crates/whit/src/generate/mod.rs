@@ -51,3 +51,6 @@ pub enum GenerateError {
     #[error(transparent)]
     Method(#[from] MethodError),
 }
+
+#[cfg(test)]
+mod tests;

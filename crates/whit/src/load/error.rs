@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, SafetensorsError};
+use super::{ConfigError, GgufError, HubError, SafetensorsError};
 
 /// Why a model, or a part of one, could not be loaded or written.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What is wrong.
         source: SafetensorsError,
+    },
+    /// A GGUF file breaks its format or holds something unsupported.
+    #[error("{path}: {source}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<GgufError>,
     },
     /// A configuration value is missing, of the wrong type or out of range.
     #[error("{path}: {source}")]
@@ -149,6 +157,9 @@ pub enum LoadError {
         /// What was given.
         source_name: String,
     },
+    /// The hub or its local cache failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
 }
 
 fn hint(similar: &Option<String>) -> String {
@@ -165,6 +176,10 @@ impl LoadError {
 
     pub(crate) fn safetensors(path: &Path, source: SafetensorsError) -> Self {
         Self::Safetensors { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn gguf(path: &Path, source: GgufError) -> Self {
+        Self::Gguf { path: path.to_owned(), source: Box::new(source) }
     }
 
     pub(crate) fn tokenizer(path: &Path, reason: impl ToString) -> Self {

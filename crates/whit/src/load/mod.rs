@@ -11,6 +11,8 @@ mod error;
 mod file;
 mod folder;
 mod generation;
+pub mod gguf;
+mod hub;
 pub mod safetensors;
 mod tensor;
 mod tokenizer;
@@ -24,6 +26,8 @@ pub use config::{ConfigError, Settings};
 pub use error::LoadError;
 pub use file::{Source, write_atomic};
 pub use generation::GenerationConfig;
+pub use gguf::GgufError;
+pub use hub::HubError;
 pub use safetensors::SafetensorsError;
 pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
 pub use tokenizer::Tokenizer;
@@ -37,6 +41,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Branch, tag or commit on the hub; `main` without it.
     pub revision: Option<String>,
+    /// Show no progress of downloads.
+    pub quiet: bool,
 }
 
 /// Everything that belongs to a model. The tensors are still on the disk.
@@ -93,12 +99,39 @@ impl fmt::Display for Origin {
 
 /// Opens a model: a folder, a `.gguf` file, or the hub name `owner/name`.
 ///
+/// What exists on the disk under the name is preferred to the hub.
+///
 /// # Errors
 /// [`LoadError`] saying which file is at fault, in what way, and what to do.
-pub fn open(source: &str, _options: &Options) -> Result<ModelFiles, LoadError> {
+pub fn open(source: &str, options: &Options) -> Result<ModelFiles, LoadError> {
     let path = Path::new(source);
     if path.is_dir() {
-        return folder::open(path, Origin::Folder(path.to_owned()));
+        return open_folder(path, Origin::Folder(path.to_owned()));
     }
-    Err(LoadError::UnknownSource { source_name: source.to_owned() })
+    if path.exists() || source.ends_with(".gguf") {
+        return open_file(path);
+    }
+    if !hub::is_name(source) {
+        return Err(LoadError::UnknownSource { source_name: source.to_owned() });
+    }
+    let folder = hub::Hub::new(options)?.locate(source, options.revision.as_deref())?;
+    open_folder(&folder, Origin::Hub { name: source.to_owned(), folder: folder.clone() })
+}
+
+/// A folder in the Hugging Face layout, or one whose only model is a GGUF file.
+fn open_folder(path: &Path, origin: Origin) -> Result<ModelFiles, LoadError> {
+    if !path.join("config.json").exists() {
+        if let [file] = folder::files_ending(path, ".gguf")?.as_slice() {
+            return gguf::open(file);
+        }
+    }
+    folder::open(path, origin)
+}
+
+fn open_file(path: &Path) -> Result<ModelFiles, LoadError> {
+    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
+        return gguf::open(path);
+    }
+    let reason = "give the folder that holds config.json, or a .gguf file".into();
+    Err(LoadError::NotAModel { path: path.to_owned(), reason })
 }

@@ -96,7 +96,7 @@ mod tests {
         }
         assert_eq!(encode(&tokenizer, "48213").unwrap().len(), 5);
         assert_eq!(tokenizer.token_to_id(END), Some(0));
-        assert_eq!(tokenizer.get_vocab_size(true), 300);
+        assert!(tokenizer.get_vocab_size(true) <= 300);
     }
 
     #[test]
