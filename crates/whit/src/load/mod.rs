@@ -121,10 +121,10 @@ pub fn open(source: &str, options: &Options) -> Result<ModelFiles, LoadError> {
 
 /// A folder in the Hugging Face layout, or one whose only model is a GGUF file.
 fn open_folder(path: &Path, origin: Origin) -> Result<ModelFiles, LoadError> {
-    if !path.join("config.json").exists() {
-        if let [file] = folder::files_ending(path, ".gguf")?.as_slice() {
-            return gguf::open(file);
-        }
+    if !path.join("config.json").exists()
+        && let [file] = folder::files_ending(path, ".gguf")?.as_slice()
+    {
+        return gguf::open(file);
     }
     folder::open(path, origin)
 }

@@ -5,8 +5,11 @@ use std::fmt::Write;
 use super::bytes;
 use super::record::Record;
 
+/// A column: its name, and how a record fills it.
+type Column = (&'static str, fn(&Record) -> String);
+
 /// The columns of the tables, with how a record fills them.
-const COLUMNS: [(&str, fn(&Record) -> String); 10] = [
+const COLUMNS: [Column; 10] = [
     ("methods", |record| record.methods.clone()),
     ("first token (s)", |record| format!("{:.3}", record.first_token_seconds.median)),
     ("prompt (tokens/s)", |record| format!("{:.1}", record.prompt_rate)),
