@@ -23,9 +23,9 @@ const PARTIALS: usize = 16;
 /// A norm over rows: what is the same for every row.
 #[derive(Clone, Copy, Debug)]
 pub struct RowNorm<'a> {
-    /// Factors, [width].
+    /// Factors, `[width]`.
     pub weight: &'a [f32],
-    /// Summands, [width].
+    /// Summands, `[width]`.
     pub bias: Option<&'a [f32]>,
     /// Added to the mean square (variance), against division by zero.
     pub epsilon: f32,
@@ -359,7 +359,7 @@ fn add_up(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight` over the last dimension (Zhang and Sennrich,
-/// arXiv:1910.07467); `weight` is [width]. Differentiable.
+/// arXiv:1910.07467); `weight` is `[width]`. Differentiable.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f32) -> Tensor<D> {
     if op::on_host(&x) && op::on_host(&weight) {
         let norm = Norm { epsilon, centred: false };
@@ -369,7 +369,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f32) -
 }
 
 /// `(x - mean) / sqrt(variance + epsilon) * weight + bias` over the last dimension (Ba, Kiros and
-/// Hinton, arXiv:1607.06450); `weight` and `bias` are [width]. Differentiable.
+/// Hinton, arXiv:1607.06450); `weight` and `bias` are `[width]`. Differentiable.
 pub fn layer_norm<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,

@@ -170,7 +170,8 @@ fn whole(shape: &[usize], values: &[i64]) -> RawTensor {
 #[test]
 fn wrong_inputs_are_named() {
     let ids = || ("input_ids", whole(&[1, 3], &[5, 6, 7]));
-    let cases: [(&str, &[(&str, RawTensor)], &str); 9] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, RawTensor)], &'a str);
+    let cases: [Case<'_>; 9] = [
         ("llama", &[ids(), ("pixel_values", whole(&[1], &[0]))], "unknown input `pixel_values`"),
         ("llama", &[("attention_mask", whole(&[1, 3], &[1, 1, 1]))], "`input_ids` is missing"),
         ("llama", &[("input_ids", whole(&[3], &[5, 6, 7]))], "`input_ids` has shape [3]"),

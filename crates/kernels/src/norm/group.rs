@@ -24,7 +24,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Group norm of `x` ([batch, channels, area]); `weight` and `bias` are [channels].
+    /// Group norm of `x` ([batch, channels, area]); `weight` and `bias` are `[channels]`.
     ///
     /// # Panics
     /// If lengths do not fit, or the groups do not divide the channels.
@@ -54,7 +54,7 @@ impl GroupNorm {
     }
 }
 
-/// Group norm of `x` ([batch, channels, height, width]); `weight` and `bias` are [channels].
+/// Group norm of `x` ([batch, channels, height, width]); `weight` and `bias` are `[channels]`.
 /// Differentiable.
 ///
 /// # Panics
