@@ -311,6 +311,7 @@ unsafe fn panel<L: Lanes, const C: usize>(product: &mut Product<'_>, column: usi
     }
 }
 
+#[allow(clippy::needless_range_loop, reason = "rows and vectors index the product and the registers alike")]
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const C: usize>(p: &mut Product<'_>, row: usize, column: usize) {
     // SAFETY: the caller keeps `row + R` and `column + C` vectors within the checked product.
