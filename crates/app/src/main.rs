@@ -1,7 +1,24 @@
 //! The `whit` command.
 
+mod context;
+mod device;
+mod error;
+mod interrupt;
+mod machine;
+mod model;
+mod output;
+mod sampling;
+mod verbs;
+
+use std::process::ExitCode;
+
 /// Large buffers are reused instead of page-faulted.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    match verbs::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}

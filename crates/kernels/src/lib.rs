@@ -7,14 +7,20 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod arithmetic;
 pub mod attention;
 pub mod conv2d;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod linear;
 pub mod matmul;
+pub mod memory;
 pub mod norm;
 pub mod op;
 pub mod parallel;
 pub mod rotary;
 pub mod simd;
 pub mod softmax;
+#[cfg(test)]
+mod testing;
+mod vector;

@@ -35,14 +35,23 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The number of threads that share the work: `WHIT_THREADS`, or else what the system offers.
+static COUNT: OnceLock<usize> = OnceLock::new();
+
+/// The number of threads that share the work: what [`set_threads`] said, or `WHIT_THREADS`, or else
+/// what the system offers.
 pub fn threads() -> usize {
-    static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let wish = std::env::var("WHIT_THREADS").ok().and_then(|text| text.parse().ok());
         let found = || std::thread::available_parallelism().map_or(1, usize::from);
         wish.filter(|&count: &usize| count > 0).unwrap_or_else(found)
     })
+}
+
+/// Sets the number of threads, for these kernels and for Burn's. Returns whether it did: the first
+/// kernel that runs settles the number for the life of the process.
+pub fn set_threads(count: usize) -> bool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+    COUNT.set(count.max(1)).is_ok() && pool.is_ok()
 }
 
 /// Calls `task(part)` once for every `part` in `0..parts`, over all threads; returns when all are done.

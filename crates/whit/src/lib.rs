@@ -12,3 +12,5 @@ pub mod models;
 pub mod nn;
 pub mod train;
 pub mod world;
+
+pub use burn;

@@ -84,6 +84,16 @@ impl WeightType {
             .unwrap_or(Self::Int8)
     }
 
+    /// The bytes that `weights` weights take in files, and in memory but for the filling of panels.
+    pub fn bytes_of(self, weights: u64) -> u64 {
+        match (self, blocks::size(self)) {
+            (_, Some((length, bytes))) => weights / length as u64 * bytes as u64,
+            (Self::F32, None) => weights * 4,
+            (Self::Bf16, None) => weights * 2,
+            (_, None) => weights,
+        }
+    }
+
     fn check_width(self, inputs: usize) -> Result<(), LinearError> {
         let multiple = self.multiple();
         if inputs.is_multiple_of(multiple) && (self != Self::Int8 || inputs <= int8::MOST_INPUTS) {
@@ -310,6 +320,23 @@ pub fn forward_many(layers: &[&PackedLinear], x: &[f32], rows: usize, outs: &mut
         }
     }
     multiply::many(&mut jobs, x, rows);
+}
+
+/// [`forward_many`] on a tensor: for inference, no gradient reaches `x`.
+///
+/// # Panics
+/// If the width of `x` is not the inputs of every layer: a caller's bug.
+pub fn linear_many(x: Tensor<2>, layers: &[&PackedLinear]) -> Vec<Tensor<2>> {
+    let device = x.device();
+    let x = op::host(x);
+    let rows = x.dim(0);
+    let mut outs: Vec<Vec<f32>> = layers.iter().map(|layer| vec![0.0; rows * layer.outputs()]).collect();
+    let mut slices: Vec<&mut [f32]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+    forward_many(layers, x.data(), rows, &mut slices);
+    let tensor = |(layer, out): (&&PackedLinear, _)| {
+        op::tensor::<2>(Host::new([rows, layer.outputs()], out)).to_device(&device)
+    };
+    layers.iter().zip(outs).map(tensor).collect()
 }
 
 /// [`PackedLinear::forward`] on a tensor whose last dimension is the inputs. For inference: no

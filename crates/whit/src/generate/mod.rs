@@ -1,1 +1,56 @@
-//! From a request to its result: the plan, and the loops that carry it out.
+//! From a request to its result: sequences, each with its cache, sampler and method state, and the
+//! scheduler that advances them together.
+
+pub mod cache;
+pub mod forward;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+pub mod text;
+
+pub use sampler::{Sampler, Sampling};
+pub use scheduler::Scheduler;
+pub use sequence::{Event, Finish, Request, Statistics};
+
+use thiserror::Error;
+
+use crate::methods::MethodError;
+use sampler::SamplingError;
+
+/// Why a request cannot be carried out.
+#[derive(Debug, Error)]
+pub enum GenerateError {
+    /// The prompt has no tokens.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// The prompt does not fit.
+    #[error(
+        "the prompt has {tokens} tokens, but the model reads at most {limit}; \
+         shorten it, or use a model with a longer context"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The model's limit.
+        limit: usize,
+    },
+    /// A token that the model does not have.
+    #[error(
+        "token {token} is outside the model's vocabulary of {vocabulary}; tokenizer and model do not match"
+    )]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
+    /// A sampling option is out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A method refused.
+    #[error(transparent)]
+    Method(#[from] MethodError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,39 @@
-//! The methods: one file each, described once by its SPEC.
+//! The methods: published ways of doing the same work with less, each one file and one [`Spec`].
+//!
+//! A method is a value, never a patch: [`Selection`] says which ones are wanted with which knobs,
+//! [`Plan::new`] checks them against each other and against the model and builds them, and
+//! [`Plan::begin`] makes the state of one sequence. Dropping the value is switching it off, so
+//! nothing of a method remains on the model.
+//!
+//! ```
+//! use whit::methods::{ModelFacts, Plan, Selection};
+//!
+//! let wanted = Selection::parse(&["token-recycling:tree=25"])?;
+//! let plan = Plan::new(&wanted, &ModelFacts::example())?;
+//! println!("{plan}");
+//! let stages = plan.begin(); // the state of one sequence
+//! assert!(stages.draft.is_some());
+//! # Ok::<(), whit::methods::MethodError>(())
+//! ```
+
+mod error;
+mod knobs;
+#[path = "list.rs"] // so that the `mod` lines inside are relative to this folder
+mod list;
+pub mod page;
+mod plan;
+mod select;
+mod spec;
+mod stages;
+pub mod successors;
+mod tree;
+pub mod tuner;
+
+pub use error::MethodError;
+pub use knobs::Knobs;
+pub use list::*;
+pub use plan::{Part, Plan, clash};
+pub use select::{Selection, find};
+pub use spec::*;
+pub use stages::*;
+pub use tree::{Accepted, TokenTree, TreeError};

@@ -1,1 +1,192 @@
 //! Architectures: one file each, made of the shared blocks in [`nn`](crate::nn).
+//!
+//! A file says how its `config.json` becomes a [`DecoderConfig`], and how its tensors are named
+//! where they differ from the names that the blocks ask for. Adding one is a file and a word below.
+
+mod config;
+pub mod forward;
+mod stored;
+
+pub use config::ConfigError;
+use stored::Bare;
+pub use stored::Stored;
+
+use std::fmt::{self, Debug};
+
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::load::Checkpoint;
+use crate::methods::{ModelFacts, ModelKind};
+use crate::nn::decoder::{Decoder, DecoderConfig};
+use crate::nn::vars::{Precision, Source, Storage, Vars, VarsError};
+
+/// One architecture, as the list below knows it.
+pub struct Architecture {
+    /// `model_type` in `config.json`.
+    pub id: &'static str,
+    /// What people call the models that have it.
+    pub title: &'static str,
+    /// Reads the configuration.
+    pub config: fn(&Value) -> Result<DecoderConfig, ConfigError>,
+    /// Presents the checkpoint's tensors under the names that the blocks ask for.
+    pub adapt: for<'a> fn(Box<dyn Source + 'a>, &DecoderConfig) -> Box<dyn Source + 'a>,
+}
+
+impl Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Architecture").field("id", &self.id).field("title", &self.title).finish()
+    }
+}
+
+macro_rules! architectures {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name;)*
+
+        /// Every architecture that Whit knows.
+        pub static ARCHITECTURES: &[Architecture] = &[$($name::ARCHITECTURE),*];
+    };
+}
+
+architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2 }
+
+/// Why a model could not be built.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// `config.json` names an architecture that is not in the list.
+    #[error("config.json: model_type `{found}` is not supported; supported: {}", known())]
+    Unknown {
+        /// The name in the file.
+        found: String,
+    },
+    /// A field of `config.json` is missing or wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A tensor is missing or wrong.
+    #[error(transparent)]
+    Vars(#[from] VarsError),
+    /// The model needs more memory than there is.
+    #[error(
+        "the model needs {} as {precision}, but only {} of memory are free; \
+         try a smaller --dtype (q8_0 or q4_k_m), or close other programs",
+        crate::measure::bytes(*needed),
+        crate::measure::bytes(*available)
+    )]
+    Memory {
+        /// Bytes that the weights will hold.
+        needed: u64,
+        /// Bytes that are available.
+        available: u64,
+        /// The weight type asked for.
+        precision: String,
+    },
+}
+
+fn known() -> String {
+    ARCHITECTURES.iter().map(|architecture| architecture.id).collect::<Vec<_>>().join(", ")
+}
+
+/// The architecture that a configuration names.
+///
+/// # Errors
+/// [`ModelError::Unknown`], or a missing `model_type`.
+pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError> {
+    let id = config::text(config, "model_type")?;
+    let found = ARCHITECTURES.iter().find(|architecture| architecture.id == id);
+    found.ok_or_else(|| ModelError::Unknown { found: id.to_owned() })
+}
+
+/// What methods need to know of the model that `config` describes.
+///
+/// # Errors
+/// If the architecture is unknown or the configuration is wrong.
+pub fn facts(config: &Value) -> Result<ModelFacts, ModelError> {
+    let architecture = architecture(config)?;
+    let decoder = (architecture.config)(config)?;
+    Ok(ModelFacts {
+        kind: ModelKind::Decoder,
+        architecture: architecture.id.to_owned(),
+        layers: decoder.layers,
+        heads: decoder.heads,
+        kv_heads: decoder.kv_heads,
+        head_dim: decoder.head_dim,
+        width: decoder.width,
+        vocabulary: decoder.vocab_size,
+        context: decoder.max_positions,
+        window: decoder.windows.iter().flatten().min().copied(),
+    })
+}
+
+/// Builds the model that `config` describes from the tensors of `checkpoint`.
+///
+/// `progress` is called with the number of values read after each tensor.
+///
+/// # Errors
+/// If the architecture is unknown, the configuration is wrong, a tensor is missing, misshapen or
+/// unreadable, or the memory would not suffice.
+pub fn decoder(
+    config: &Value,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Decoder, ModelError> {
+    let architecture = architecture(config)?;
+    build(architecture, (architecture.config)(config)?, checkpoint, storage, progress)
+}
+
+fn build(
+    architecture: &Architecture,
+    config: DecoderConfig,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Decoder, ModelError> {
+    let stored = Stored(checkpoint);
+    let named: Box<dyn Source> = if Bare::suits(&stored) { Box::new(Bare(stored)) } else { Box::new(stored) };
+    let source = (architecture.adapt)(named, &config);
+    fits(&config, source.as_ref(), storage)?;
+    Ok(Decoder::new(config, &Vars::new(source.as_ref(), storage).with_progress(progress))?)
+}
+
+/// Like [`decoder`], also for a checkpoint of the bare model (`LlamaModel` and its kin), which has no
+/// output head; says whether there is a head, without which the logits mean nothing.
+///
+/// # Errors
+/// As [`decoder`].
+pub fn backbone(
+    config: &Value,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<(Decoder, bool), ModelError> {
+    let architecture = architecture(config)?;
+    let name = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or("ForCausalLM");
+    let head = name.contains("ForCausalLM") || name.contains("LMHead");
+    let mut settings = (architecture.config)(config)?;
+    settings.tied |= !head;
+    Ok((build(architecture, settings, checkpoint, storage, progress)?, head))
+}
+
+/// Refuses, before anything is read, a model whose weights would not fit into memory.
+fn fits(config: &DecoderConfig, source: &dyn Source, storage: &Storage) -> Result<(), ModelError> {
+    let needed = config.weight_bytes(storage, |name| source.native(name));
+    let Some(available) = crate::measure::memory::available() else { return Ok(()) };
+    if needed <= available {
+        return Ok(());
+    }
+    Err(ModelError::Memory { needed, available, precision: storage.to_string() })
+}
+
+/// Parses what `--dtype` takes: `native`, any weight type, or the mixture `q4_k_m`.
+///
+/// # Errors
+/// The words that are allowed.
+pub fn precision(word: &str, layers: usize) -> Result<Precision, String> {
+    match word {
+        "native" => Ok(Precision::Native),
+        "q4_k_m" => Ok(Precision::Q4KM { layers }),
+        other => other.parse().map(Precision::Fixed).map_err(|_| {
+            format!("--dtype `{other}` is unknown; use native, f32, bf16, int8, q8_0, q4_0, q4_k, q5_k, q6_k or q4_k_m")
+        }),
+    }
+}

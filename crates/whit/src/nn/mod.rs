@@ -1,1 +1,13 @@
 //! The blocks that all architectures are made of.
+
+pub mod activation;
+pub mod attention;
+pub mod decoder;
+pub mod embedding;
+pub mod experts;
+pub mod inventory;
+pub mod linear;
+pub mod mlp;
+pub mod norm;
+pub mod rotary;
+pub mod vars;

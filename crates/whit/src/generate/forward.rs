@@ -1,0 +1,107 @@
+//! One forward pass over the new tokens of several sequences. The tokens of all of them go through
+//! the layers together; only attention looks at each sequence on its own, in its own cache, so a
+//! sequence gets the same result alone and in company.
+
+use std::ops::Range;
+
+use burn::tensor::Tensor;
+use whit_kernels::attention::{self, BitMatrix, Call, Mask, Wanted};
+use whit_kernels::op::{self, Host};
+
+use super::cache::KvCache;
+use crate::nn::attention::{Attend, Site};
+use crate::nn::decoder::{Decoder, Tokens};
+
+/// The new tokens of one sequence.
+#[derive(Debug)]
+pub struct Span<'a> {
+    /// The sequence's cache, which the pass extends by one row a token.
+    pub cache: &'a mut KvCache,
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Their positions.
+    pub positions: Vec<u32>,
+    /// The length that the sequence reaches once its prompt is in; see
+    /// [`RotaryConfig::angles`](crate::nn::rotary::RotaryConfig::angles).
+    pub length: u32,
+    /// Which of these tokens each of them sees, where they form a tree; each sees all before it where none.
+    pub tree: Option<BitMatrix>,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens that follow each other.
+    pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
+        let start = cache.position() as u32;
+        let positions = (start..start + ids.len() as u32).collect();
+        Self { cache, ids, positions, length, tree: None }
+    }
+}
+
+/// Runs the model over `spans`; returns the hidden states `[tokens, width]`, span after span.
+pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Tensor<2> {
+    let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().copied()).collect();
+    let positions: Vec<u32> = spans.iter().flat_map(|span| span.positions.iter().copied()).collect();
+    let lengths: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().map(|_| span.length)).collect();
+    let tokens = Tokens { ids: &ids, positions: &positions, lengths: &lengths };
+    let mut cached = Cached { spans };
+    let hidden = model.forward(tokens, &mut cached);
+    for span in &mut cached.spans {
+        span.cache.advance(span.ids.len());
+    }
+    hidden
+}
+
+struct Cached<'a> {
+    spans: Vec<Span<'a>>,
+}
+
+impl Attend for Cached<'_> {
+    fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
+        let device = queries.device();
+        let [tokens, heads, head_dim] = queries.dims();
+        let [queries, keys, values] = [queries, keys, values].map(op::host);
+        let mut output = Vec::with_capacity(tokens * heads * head_dim);
+        let mut start = 0;
+        for span in &mut self.spans {
+            let rows = start..start + span.ids.len();
+            start = rows.end;
+            span.push(site, rows.clone(), keys.data(), values.data());
+            let width = heads * head_dim;
+            output.extend(span.attend(site, &queries.data()[rows.start * width..rows.end * width]));
+        }
+        let output: Tensor<2> = op::tensor(Host::new([tokens, heads * head_dim], output));
+        if output.device() == device { output } else { output.to_device(&device) }
+    }
+}
+
+impl Span<'_> {
+    fn push(&mut self, site: &Site, rows: Range<usize>, keys: &[f32], values: &[f32]) {
+        let dim = site.head_dim;
+        for (index, head) in self.cache.layer_mut(site.layer).iter_mut().enumerate() {
+            for (row, &position) in rows.clone().zip(&self.positions) {
+                let at = (row * site.kv_heads + index) * dim;
+                head.push(&keys[at..at + dim], &values[at..at + dim], position);
+            }
+        }
+    }
+
+    fn attend(&self, site: &Site, queries: &[f32]) -> Vec<f32> {
+        let heads = self.cache.layer(site.layer);
+        let views: Vec<_> = heads.iter().map(|head| head.view()).collect();
+        let mask = self.tree.as_ref().map_or(Mask::Causal, Mask::Tree);
+        let call = Call {
+            queries,
+            query_count: self.ids.len(),
+            heads: site.heads,
+            head_dim: site.head_dim,
+            kv: &views,
+            scale: site.scale,
+            softcap: None,
+            mask,
+            window: site.window,
+            key_bias: None,
+            wanted: Wanted::default(),
+        };
+        attention::attend(&call).output
+    }
+}

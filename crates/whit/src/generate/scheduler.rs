@@ -1,0 +1,166 @@
+//! The loop. Sequences join, leave and are cancelled between steps; a step is one forward pass over
+//! whatever each of them needs next. One prompt is the case of one sequence.
+
+use std::time::Instant;
+
+use whit_kernels::attention::BitMatrix;
+use whit_kernels::op::{self, Host};
+
+use super::GenerateError;
+use super::forward::{self, Span};
+use super::sequence::{Event, Finish, Request, Sequence, Statistics, Work};
+use crate::methods::{Stages, TokenTree};
+use crate::nn::decoder::Decoder;
+
+/// Advances sequences on one model.
+#[derive(Debug)]
+pub struct Scheduler<'m> {
+    model: &'m Decoder,
+    sequences: Vec<Sequence>,
+    ended: Vec<(usize, Statistics)>,
+    next: usize,
+    /// The most tokens of a prompt that one step reads, so that other sequences need not wait long.
+    chunk: usize,
+}
+
+impl<'m> Scheduler<'m> {
+    /// A scheduler without sequences.
+    pub fn new(model: &'m Decoder) -> Self {
+        Self { model, sequences: Vec::new(), ended: Vec::new(), next: 0, chunk: 512 }
+    }
+
+    /// Lets a step read at most `tokens` of a prompt.
+    pub fn with_chunk(self, tokens: usize) -> Self {
+        Self { chunk: tokens.max(1), ..self }
+    }
+
+    /// Adds a sequence with the state of its methods; returns its id.
+    ///
+    /// # Errors
+    /// If the prompt is empty, too long or outside the vocabulary, or an option is out of range.
+    pub fn add(&mut self, request: Request, stages: Stages) -> Result<usize, GenerateError> {
+        let id = self.next;
+        self.sequences.push(Sequence::new(id, request, stages, self.model.config())?);
+        self.next += 1;
+        Ok(id)
+    }
+
+    /// Ends a sequence before its time; [`Finish`] says why. Unknown ids are ignored.
+    pub fn end(&mut self, id: usize, finish: Finish) {
+        for sequence in self.sequences.iter_mut().filter(|sequence| sequence.id == id) {
+            sequence.finish = Some(finish);
+        }
+        self.retire();
+    }
+
+    /// Whether any sequence is still in work.
+    pub fn is_busy(&self) -> bool {
+        !self.sequences.is_empty()
+    }
+
+    /// Takes the statistics of a sequence that has ended.
+    pub fn statistics(&mut self, id: usize) -> Option<Statistics> {
+        let index = self.ended.iter().position(|(ended, _)| *ended == id)?;
+        Some(self.ended.swap_remove(index).1)
+    }
+
+    /// One forward pass for all sequences; tells what each of them gained.
+    ///
+    /// # Errors
+    /// If a method fails.
+    pub fn step(&mut self) -> Result<Vec<Event>, GenerateError> {
+        let mut events = self.retire();
+        let start = Instant::now();
+        let work = self.sequences.iter_mut().map(|sequence| sequence.work(self.chunk));
+        let work: Vec<Work> = work.collect::<Result<_, _>>()?;
+        if work.is_empty() {
+            return Ok(events);
+        }
+        let logits = self.logits(&work);
+        let seconds = start.elapsed().as_secs_f64();
+        let mut rest = logits.data();
+        for (sequence, work) in self.sequences.iter_mut().zip(&work) {
+            let (own, others) = rest.split_at(work.wanted().len() * self.model.config().vocab_size);
+            rest = others;
+            let tokens = sequence.commit(work, own, seconds);
+            if !tokens.is_empty() || sequence.finish.is_some() {
+                events.push(Event { id: sequence.id, tokens, finish: sequence.finish });
+            }
+        }
+        self.retire();
+        Ok(events)
+    }
+
+    /// Steps until all sequences have ended, handing every event to `each`.
+    ///
+    /// # Errors
+    /// If a method fails.
+    pub fn run(&mut self, mut each: impl FnMut(&mut Self, &Event)) -> Result<(), GenerateError> {
+        while self.is_busy() {
+            for event in self.step()? {
+                each(self, &event);
+            }
+        }
+        Ok(())
+    }
+
+    /// The logits of all wanted rows, sequence after sequence: `[rows, vocabulary]`.
+    fn logits(&mut self, work: &[Work]) -> Host {
+        let spans = self.sequences.iter_mut().zip(work).map(|(sequence, work)| span(sequence, work));
+        let hidden = op::host(forward::forward(self.model, spans.collect()));
+        let width = hidden.width();
+        let mut rows = Vec::new();
+        let mut start = 0;
+        for work in work {
+            let wanted = work.wanted();
+            rows.extend_from_slice(
+                &hidden.data()[(start + wanted.start) * width..(start + wanted.end) * width],
+            );
+            start += work.len();
+        }
+        if rows.is_empty() {
+            return Host::new([0, self.model.config().vocab_size], Vec::new());
+        }
+        op::host(self.model.logits(op::tensor(Host::new([rows.len() / width, width], rows))))
+    }
+
+    /// Lets go of the sequences that have ended, keeping their statistics.
+    fn retire(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let (ended, active) = self.sequences.drain(..).partition::<Vec<_>, _>(|one| one.finish.is_some());
+        self.sequences = active;
+        for sequence in ended {
+            events.push(Event { id: sequence.id, tokens: Vec::new(), finish: sequence.finish });
+            self.ended.push((sequence.id, sequence.statistics()));
+        }
+        events
+    }
+}
+
+fn span<'a>(sequence: &'a mut Sequence, work: &Work) -> Span<'a> {
+    let length = sequence.length();
+    match work {
+        Work::Prompt { ids, .. } => Span::causal(&mut sequence.cache, ids.clone(), length),
+        Work::Verify(tree) if tree.len() == 1 => {
+            Span::causal(&mut sequence.cache, tree.tokens().to_vec(), length)
+        }
+        Work::Verify(tree) => {
+            let base = sequence.cache.position() as u32;
+            Span {
+                ids: tree.tokens().to_vec(),
+                positions: tree.depths().iter().map(|&depth| base + depth as u32).collect(),
+                length,
+                tree: Some(mask(tree)),
+                cache: &mut sequence.cache,
+            }
+        }
+    }
+}
+
+fn mask(tree: &TokenTree) -> BitMatrix {
+    let words = tree.len().div_ceil(64);
+    let bits = tree.mask();
+    BitMatrix::from_fn(tree.len(), tree.len(), |node, seen| {
+        bits[node * words + seen / 64] >> (seen % 64) & 1 == 1
+    })
+}

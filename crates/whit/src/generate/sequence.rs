@@ -1,0 +1,255 @@
+//! One sequence on its way: what it was asked, what it has, and everything that only it owns.
+
+use std::convert::Infallible;
+
+use super::GenerateError;
+use super::cache::{CacheShape, KvCache};
+use super::sampler::{Sampler, Sampling};
+use crate::methods::{Accepted, Stages, TokenTree, Verified};
+use crate::nn::decoder::DecoderConfig;
+
+/// What one sequence is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The tokens to continue.
+    pub prompt: Vec<u32>,
+    /// The most tokens to add.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens that end the text; they are not part of it.
+    pub stop_tokens: Vec<u32>,
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended the text, or a stop string came up.
+    Stop,
+    /// The limit on new tokens, or of the model's context, was reached.
+    Length,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl Finish {
+    /// The word for it in JSON output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a step did for one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The sequence.
+    pub id: usize,
+    /// The tokens it gained.
+    pub tokens: Vec<u32>,
+    /// Set when it has ended.
+    pub finish: Option<Finish>,
+}
+
+/// What a sequence has cost so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// Forward passes after the prompt.
+    pub decode_passes: usize,
+    /// Tokens that went through the model in those passes, drafted ones included.
+    pub decode_rows: usize,
+    /// Seconds until the prompt was read and the first token chosen.
+    pub prompt_seconds: f64,
+    /// Seconds of all later passes.
+    pub decode_seconds: f64,
+    /// Bytes of the cache at the end.
+    pub cache_bytes: usize,
+    /// What the draft says it did.
+    pub draft: Option<String>,
+}
+
+/// A sequence in work.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: usize,
+    pub(super) cache: KvCache,
+    pub(super) finish: Option<Finish>,
+    tokens: Vec<u32>,
+    request: Request,
+    limit: usize,
+    vocabulary: usize,
+    sampler: Sampler,
+    stages: Stages,
+    statistics: Statistics,
+}
+
+/// What a sequence puts into the next forward pass.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Tokens of the prompt, whether they are its last, and whether a draft wants to see all their logits.
+    Prompt { ids: Vec<u32>, last: bool, shown: bool },
+    /// A draft to verify; its root is the newest token.
+    Verify(TokenTree),
+}
+
+impl Work {
+    /// How many tokens it is.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Prompt { ids, .. } => ids.len(),
+            Self::Verify(tree) => tree.len(),
+        }
+    }
+
+    /// Which of its rows need logits.
+    pub(super) fn wanted(&self) -> std::ops::Range<usize> {
+        match self {
+            Self::Prompt { ids, shown: true, .. } => 0..ids.len(),
+            Self::Prompt { ids, last: true, .. } => ids.len() - 1..ids.len(),
+            Self::Prompt { .. } => 0..0,
+            Self::Verify(tree) => 0..tree.len(),
+        }
+    }
+}
+
+impl Sequence {
+    pub(super) fn new(
+        id: usize,
+        request: Request,
+        stages: Stages,
+        config: &DecoderConfig,
+    ) -> Result<Self, GenerateError> {
+        check(&request, config)?;
+        let shape =
+            CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
+        let room = config.max_positions - request.prompt.len() + 1;
+        let max_tokens = request.max_tokens.min(room);
+        Ok(Self {
+            id,
+            cache: KvCache::new(shape, request.prompt.len() + max_tokens.min(RESERVED)),
+            finish: (max_tokens == 0).then_some(Finish::Length),
+            tokens: request.prompt.clone(),
+            limit: request.prompt.len() + max_tokens,
+            vocabulary: config.vocab_size,
+            sampler: Sampler::new(request.sampling.clone(), &request.prompt),
+            statistics: Statistics { prompt_tokens: request.prompt.len(), ..Statistics::default() },
+            request,
+            stages,
+        })
+    }
+
+    /// The length that the sequence reaches in this pass, with all of its prompt.
+    pub(super) fn length(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// What the sequence needs computed next, at most `chunk` tokens of a prompt at a time.
+    pub(super) fn work(&mut self, chunk: usize) -> Result<Work, GenerateError> {
+        let pending = &self.tokens[self.cache.position()..];
+        if self.statistics.new_tokens == 0 {
+            let ids = pending[..pending.len().min(chunk)].to_vec();
+            let shown = self.stages.draft.as_ref().is_some_and(|draft| draft.wants_prompt());
+            return Ok(Work::Prompt { last: ids.len() == pending.len(), shown, ids });
+        }
+        let room = self.limit - self.tokens.len() - 1;
+        let tree = match &mut self.stages.draft {
+            Some(draft) if room > 0 => draft.propose(&self.tokens, room)?,
+            _ => TokenTree::root(pending[0]),
+        };
+        Ok(Work::Verify(tree))
+    }
+
+    /// Takes the logits of the wanted rows `[rows, vocabulary]`; returns the tokens gained.
+    pub(super) fn commit(&mut self, work: &Work, logits: &[f32], seconds: f64) -> Vec<u32> {
+        match work {
+            Work::Prompt { ids, last, shown } => {
+                self.statistics.prompt_seconds += seconds;
+                if let (true, Some(draft)) = (shown, &mut self.stages.draft) {
+                    draft.prompt(ids, logits);
+                }
+                if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() }
+            }
+            Work::Verify(tree) => {
+                self.statistics.decode_seconds += seconds;
+                self.statistics.decode_passes += 1;
+                self.statistics.decode_rows += tree.len();
+                self.accept(tree, logits, seconds)
+            }
+        }
+    }
+
+    /// Chooses the token after the prompt.
+    fn first(&mut self, logits: &[f32]) -> Vec<u32> {
+        let token = self.sampler.choose(logits);
+        self.gain(vec![token])
+    }
+
+    fn accept(&mut self, tree: &TokenTree, logits: &[f32], seconds: f64) -> Vec<u32> {
+        let vocabulary = self.vocabulary;
+        let sampler = &mut self.sampler;
+        let mut choose = |node: usize| sampler.choose(&logits[node * vocabulary..(node + 1) * vocabulary]);
+        let accepted = match &mut self.stages.accept {
+            Some(rule) => rule.accept(tree, logits, &mut choose),
+            None => match tree.walk(|node| Ok::<_, Infallible>(choose(node))) {
+                Ok(accepted) => accepted,
+                Err(never) => match never {},
+            },
+        };
+        self.cache.keep_of_last(tree.len(), &accepted.path);
+        if let Some(draft) = &mut self.stages.draft {
+            draft.learn(&Verified { tree, logits, accepted: &accepted, seconds });
+        }
+        let Accepted { path, next } = accepted;
+        let mut gained: Vec<u32> = path[1..].iter().map(|&node| tree.tokens()[node]).collect();
+        gained.push(next);
+        self.gain(gained)
+    }
+
+    /// Appends tokens up to the first that ends the text and up to the limit.
+    fn gain(&mut self, mut gained: Vec<u32>) -> Vec<u32> {
+        let stop = gained.iter().position(|token| self.request.stop_tokens.contains(token));
+        if let Some(stop) = stop {
+            gained.truncate(stop);
+            self.finish = Some(Finish::Stop);
+        }
+        let room = self.limit - self.tokens.len();
+        if gained.len() >= room {
+            gained.truncate(room);
+            self.finish = Some(Finish::Length);
+        }
+        self.statistics.new_tokens += gained.len();
+        self.tokens.extend(&gained);
+        gained
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        let draft = self.stages.draft.as_ref().map(|draft| draft.report());
+        Statistics { cache_bytes: self.cache.bytes(), draft, ..self.statistics.clone() }
+    }
+}
+
+/// Rows for which a cache has room from the start; longer answers let it grow.
+const RESERVED: usize = 4096;
+
+fn check(request: &Request, config: &DecoderConfig) -> Result<(), GenerateError> {
+    request.sampling.check()?;
+    let tokens = request.prompt.len();
+    if tokens == 0 {
+        return Err(GenerateError::EmptyPrompt);
+    }
+    if tokens > config.max_positions {
+        return Err(GenerateError::PromptTooLong { tokens, limit: config.max_positions });
+    }
+    let unknown = request.prompt.iter().find(|&&token| token as usize >= config.vocab_size);
+    match unknown {
+        Some(&token) => Err(GenerateError::UnknownToken { token, vocabulary: config.vocab_size }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,225 @@
+//! The moments at which the loops call methods, one small trait each. The state behind a trait
+//! belongs to one sequence and is dropped with it; nothing is stored on the model.
+
+use std::fmt::{self, Debug};
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::spec::names;
+use super::{Accepted, MethodError, TokenTree};
+use crate::generate::cache::HeadRows;
+
+names! {
+    /// A moment at which methods are called, in the order of a request.
+    StageKind {
+        PromptEdit = "prompt-edit", "Before the prompt is read.";
+        KvPolicy = "kv-policy", "After a layer has read a chunk of the prompt, and between decode steps.";
+        AttnPolicy = "attn-policy", "Before the attention of a layer.";
+        Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
+        Accept = "accept", "After the verification of a draft.";
+    }
+}
+
+/// The prompt as a [`PromptEdit`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// Its text, if it came as text.
+    pub text: Option<&'a str>,
+    /// Its tokens.
+    pub ids: &'a [u32],
+    /// The tokens that may be cut; template and question stay whole.
+    pub editable: &'a [Range<usize>],
+}
+
+/// A prompt after a [`PromptEdit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edited {
+    /// Nothing was worth cutting.
+    Unchanged,
+    /// The kept tokens by index, in ascending order.
+    Kept(Vec<usize>),
+    /// A new text, to be tokenized again.
+    Text(String),
+}
+
+/// Shortens the prompt before it is read.
+pub trait PromptEdit: Debug + Send {
+    /// Chooses what stays of the prompt.
+    ///
+    /// # Errors
+    /// If the prompt does not fit the method's knobs.
+    fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError>;
+}
+
+/// What a [`KvPolicy`] asks of the attention kernel in one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// The sum of attention weights that each key received.
+    pub column_sums: bool,
+    /// The attention weights of so many last queries.
+    pub last_rows: usize,
+}
+
+/// What was seen of a layer's attention, as a [`KvPolicy`] asked for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The index of the layer.
+    pub layer: usize,
+    /// The number of query heads; so many of them in turn share a key-value head.
+    pub heads: usize,
+    /// Attention received by each key. `[heads, rows]`
+    pub column_sums: &'a [f32],
+    /// Weights of the last queries. `[heads, last_rows, rows]`
+    pub last_rows: &'a [f32],
+}
+
+/// Evicts or merges rows of the key-value cache.
+pub trait KvPolicy: Debug + Send {
+    /// What it wants to see of the attention of `layer`.
+    fn observe(&self, layer: usize) -> Observation;
+
+    /// How many decode steps pass between two revisions; `None` revises only after the prompt.
+    fn period(&self) -> Option<usize>;
+
+    /// Gathers, evicts or merges the cached rows of one layer, head by head. `cache` has one entry for
+    /// each key-value head.
+    ///
+    /// # Errors
+    /// If the cache does not fit the method's knobs.
+    fn revise(&mut self, seen: &Observed<'_>, cache: &mut [HeadRows]) -> Result<(), MethodError>;
+}
+
+/// Which keys the queries of a decode step read in one layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of them.
+    All,
+    /// All of them, and the raw scores are handed to [`AttnPolicy::scored`].
+    AllScored,
+    /// These rows, for each key-value head.
+    Rows(Vec<Vec<usize>>),
+}
+
+/// Chooses which keys are read.
+pub trait AttnPolicy: Debug + Send {
+    /// Chooses for one layer of a decode step, whose cache holds `rows` rows with the new ones.
+    fn read(&mut self, layer: usize, rows: usize) -> Reading;
+
+    /// Is shown the raw scores of a layer that was read with [`Reading::AllScored`]. `[heads, queries, rows]`
+    fn scored(&mut self, layer: usize, scores: &[f32], rows: usize);
+}
+
+/// A draft after its verification.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified<'a> {
+    /// What was proposed.
+    pub tree: &'a TokenTree,
+    /// The target model's logits at each node. `[nodes, vocabulary]`
+    pub logits: &'a [f32],
+    /// What was accepted.
+    pub accepted: &'a Accepted,
+    /// How long the forward pass took.
+    pub seconds: f64,
+}
+
+/// Proposes tokens, several at once, that one forward pass of the target model verifies.
+pub trait Draft: Debug + Send {
+    /// Whether the logits of all tokens of the prompt are wanted, which costs their computation.
+    fn wants_prompt(&self) -> bool {
+        false
+    }
+
+    /// Is shown a part of the prompt with its logits `[ids, vocabulary]`, if they are wanted.
+    fn prompt(&mut self, ids: &[u32], logits: &[f32]) {
+        let _ = (ids, logits);
+    }
+
+    /// Proposes a tree whose root is the last of `committed`, at most `room` levels deep below the root.
+    ///
+    /// # Errors
+    /// If the proposal is no tree.
+    fn propose(&mut self, committed: &[u32], room: usize) -> Result<TokenTree, MethodError>;
+
+    /// Learns from a verified proposal.
+    fn learn(&mut self, verified: &Verified<'_>);
+
+    /// What it did for this sequence, in words, for the report.
+    fn report(&self) -> String;
+}
+
+/// Decides which drafted tokens are accepted. Without one, the rule is [`TokenTree::walk`], which is exact.
+pub trait Accept: Debug + Send {
+    /// Walks the tree. `choose` gives the target model's own token at a node, one draw for each call;
+    /// `logits` are the target model's. `[nodes, vocabulary]`
+    fn accept(&mut self, tree: &TokenTree, logits: &[f32], choose: &mut dyn FnMut(usize) -> u32) -> Accepted;
+}
+
+/// One stage of a method, with its state for one sequence.
+#[derive(Debug)]
+pub enum Stage {
+    /// See [`PromptEdit`].
+    PromptEdit(Box<dyn PromptEdit>),
+    /// See [`KvPolicy`].
+    KvPolicy(Box<dyn KvPolicy>),
+    /// See [`AttnPolicy`].
+    AttnPolicy(Box<dyn AttnPolicy>),
+    /// See [`Draft`].
+    Draft(Box<dyn Draft>),
+    /// See [`Accept`].
+    Accept(Box<dyn Accept>),
+}
+
+/// What the loops call for one sequence. Empty, it is plain decoding.
+#[derive(Debug, Default)]
+pub struct Stages {
+    /// Called one after the other, each on what the one before left.
+    pub prompt_edits: Vec<Box<dyn PromptEdit>>,
+    /// Called one after the other, each on what the one before left.
+    pub kv_policies: Vec<Box<dyn KvPolicy>>,
+    /// The owner of the attention pattern.
+    pub attention: Option<Box<dyn AttnPolicy>>,
+    /// The owner of the draft.
+    pub draft: Option<Box<dyn Draft>>,
+    /// The owner of the acceptance.
+    pub accept: Option<Box<dyn Accept>>,
+}
+
+impl Stages {
+    /// Adds the stages of another method behind these.
+    pub fn append(&mut self, other: Self) {
+        self.prompt_edits.extend(other.prompt_edits);
+        self.kv_policies.extend(other.kv_policies);
+        self.attention = other.attention.or(self.attention.take());
+        self.draft = other.draft.or(self.draft.take());
+        self.accept = other.accept.or(self.accept.take());
+    }
+
+    /// Which kinds of stage there are, in order.
+    pub fn kinds(&self) -> Vec<StageKind> {
+        let present = [
+            (!self.prompt_edits.is_empty(), StageKind::PromptEdit),
+            (!self.kv_policies.is_empty(), StageKind::KvPolicy),
+            (self.attention.is_some(), StageKind::AttnPolicy),
+            (self.draft.is_some(), StageKind::Draft),
+            (self.accept.is_some(), StageKind::Accept),
+        ];
+        present.into_iter().filter_map(|(present, kind)| present.then_some(kind)).collect()
+    }
+}
+
+impl FromIterator<Stage> for Stages {
+    fn from_iter<I: IntoIterator<Item = Stage>>(stages: I) -> Self {
+        let mut all = Self::default();
+        for stage in stages {
+            match stage {
+                Stage::PromptEdit(stage) => all.prompt_edits.push(stage),
+                Stage::KvPolicy(stage) => all.kv_policies.push(stage),
+                Stage::AttnPolicy(stage) => all.attention = Some(stage),
+                Stage::Draft(stage) => all.draft = Some(stage),
+                Stage::Accept(stage) => all.accept = Some(stage),
+            }
+        }
+        all
+    }
+}

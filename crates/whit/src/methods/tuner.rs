@@ -1,0 +1,132 @@
+//! How many drafted tokens pay on this machine, found while generating. A verification of `n` nodes
+//! takes `t(n)` seconds and yields `1 + a(n)` tokens; the tuner picks the size with the most tokens a
+//! second. Plain decoding is one of the sizes, so a draft that does not pay switches itself off.
+//!
+//! Acceptance is known for every size at once, since the trees are nested: the draft says how far each
+//! of them would have come. Times are known only for sizes that were run; a size that was not (or not
+//! lately) is taken to cost no more than the next smaller one, so promising sizes get tried.
+
+/// The share of a new measurement in the running averages.
+const SHARE: f64 = 0.15;
+
+/// A time older than this many steps is forgotten, lest one disturbed measurement decide for good.
+const MEMORY: usize = 96;
+
+/// How much better than plain decoding a draft must promise to be.
+const MARGIN: f64 = 1.03;
+
+/// Chooses among nested trees.
+#[derive(Clone, Debug)]
+pub struct Tuner {
+    sizes: Vec<Size>,
+    step: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Size {
+    nodes: usize,
+    /// Mean number of accepted nodes; hopeful before the first draft is judged.
+    accepted: f64,
+    judged: bool,
+    /// Mean seconds of a pass, and the step that measured it last.
+    seconds: Option<(f64, usize)>,
+}
+
+impl Tuner {
+    /// A tuner over trees of these numbers of nodes besides the root, ascending; zero is added.
+    pub fn new(sizes: &[usize]) -> Self {
+        let size = |&nodes: &usize| Size { nodes, accepted: 0.0, judged: false, seconds: None };
+        let sizes = std::iter::once(&0).chain(sizes).map(size).collect();
+        Self { sizes, step: 0 }
+    }
+
+    /// The numbers of nodes among which it chooses, plain decoding (zero) first.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.sizes.iter().map(|size| size.nodes)
+    }
+
+    /// The number of nodes to draft next.
+    pub fn choose(&self) -> usize {
+        let Some(plain) = self.rate(0) else { return 0 };
+        let rates = (1..self.sizes.len()).filter_map(|index| Some((index, self.rate(index)?)));
+        let best = rates.max_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|(_, rate)| *rate > plain * MARGIN).map_or(0, |(index, _)| self.sizes[index].nodes)
+    }
+
+    /// Records how long a pass with `nodes` drafted nodes took.
+    pub fn timed(&mut self, nodes: usize, seconds: f64) {
+        self.step += 1;
+        let step = self.step;
+        // A draft may fall short of its size; such a pass says nothing about the size.
+        if let Some(size) = self.sizes.iter_mut().find(|size| size.nodes == nodes) {
+            let mean = size.seconds.map_or(seconds, |(mean, _)| mean + SHARE * (seconds - mean));
+            size.seconds = Some((mean, step));
+        }
+    }
+
+    /// Records how many nodes of the tree of each size were, or would have been, accepted.
+    pub fn judged(&mut self, accepted: impl IntoIterator<Item = usize>) {
+        for (size, accepted) in self.sizes.iter_mut().zip(accepted) {
+            let accepted = accepted as f64;
+            size.accepted = if size.judged { size.accepted + SHARE * (accepted - size.accepted) } else { accepted };
+            size.judged = true;
+        }
+    }
+
+    /// What is known of each size: nodes, accepted nodes, and seconds where measured.
+    pub fn table(&self) -> Vec<(usize, f64, Option<f64>)> {
+        let row = |size: &Size| (size.nodes, size.accepted, size.seconds.map(|(mean, _)| mean));
+        self.sizes.iter().map(row).collect()
+    }
+
+    /// Tokens a second with the size at `index`; none where nothing is known of its time.
+    fn rate(&self, index: usize) -> Option<f64> {
+        let known = |size: &Size| size.seconds.filter(|(_, step)| size.nodes == 0 || step + MEMORY > self.step);
+        let seconds = self.sizes[..=index].iter().rev().find_map(known)?.0;
+        Some((1.0 + self.sizes[index].accepted) / seconds.max(1e-9))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `steps` passes on a machine where a pass of `n` nodes takes `time(n)`.
+    fn settle(steps: usize, accepted: [usize; 4], time: impl Fn(usize) -> f64) -> Vec<usize> {
+        let mut tuner = Tuner::new(&[4, 16, 64]);
+        let mut chosen = Vec::new();
+        for _ in 0..steps {
+            let nodes = tuner.choose();
+            chosen.push(nodes);
+            tuner.timed(nodes, time(nodes));
+            tuner.judged(accepted);
+        }
+        chosen
+    }
+
+    #[test]
+    fn where_verification_is_free_the_largest_tree_wins() {
+        let chosen = settle(20, [0, 1, 2, 3], |_| 1.0);
+        assert_eq!(chosen[0], 0, "plain decoding is timed first");
+        assert!(chosen[2..].iter().all(|&nodes| nodes == 64), "{chosen:?}");
+    }
+
+    #[test]
+    fn where_every_node_costs_as_much_as_a_token_it_stays_off() {
+        let chosen = settle(400, [0, 1, 2, 3], |nodes| 1.0 + nodes as f64);
+        let tried = chosen.iter().filter(|&&nodes| nodes > 0).count();
+        assert!(tried <= 16, "{tried} of 400 steps were spent on trying");
+    }
+
+    #[test]
+    fn a_middle_size_is_found() {
+        let chosen = settle(60, [0, 1, 2, 2], |nodes| 1.0 + nodes as f64 / 64.0);
+        assert!(chosen[10..].iter().filter(|&&nodes| nodes == 16).count() > 45, "{chosen:?}");
+    }
+
+    #[test]
+    fn a_useless_draft_is_not_drafted() {
+        let chosen = settle(20, [0; 4], |_| 1.0);
+        assert!(chosen.iter().all(|&nodes| nodes == 0), "{chosen:?}");
+    }
+}

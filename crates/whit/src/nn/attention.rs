@@ -1,0 +1,76 @@
+//! Where a network meets its attention. A model hands every layer's queries, keys and values to an
+//! [`Attend`]; whether they go through a cache, a sparse pattern or a training batch is decided there,
+//! so no model has attention of its own and every method reaches all of them.
+
+use burn::tensor::{Bool, Tensor};
+use whit_kernels::attention::{self, Options};
+
+/// One attention layer as the kernel sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// The layer's index, from zero.
+    pub layer: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
+    /// What scores are multiplied with before the softmax.
+    pub scale: f32,
+    /// How many of the latest keys a query sees, itself included; all where none.
+    pub window: Option<usize>,
+}
+
+/// Carries out the attention of a forward pass.
+pub trait Attend {
+    /// Attention of `queries` `[tokens, heads, head_dim]` over `keys` and `values`
+    /// `[tokens, kv_heads, head_dim]` and whatever was kept before; returns `[tokens, heads * head_dim]`.
+    fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2>;
+
+    /// Sees the hidden state `[tokens, width]` that enters layer `layer` (at `layers`, what leaves the
+    /// last one).
+    fn observe(&mut self, layer: usize, hidden: &mut dyn FnMut() -> Tensor<2>) {
+        let _ = (layer, hidden);
+    }
+}
+
+/// Causal attention inside each of `batch` sequences of one length, without a cache: training and
+/// whole-sequence forward passes. Differentiable.
+#[derive(Clone, Debug)]
+pub struct Batched {
+    /// The number of sequences; tokens are ordered sequence after sequence.
+    pub batch: usize,
+    /// What may be seen besides the causal rule: `[batch, 1 or heads, tokens, tokens]`, true where visible.
+    pub mask: Option<Tensor<4, Bool>>,
+}
+
+impl Batched {
+    /// Plain causal attention in `batch` sequences.
+    pub fn causal(batch: usize) -> Self {
+        Self { batch, mask: None }
+    }
+}
+
+impl Attend for Batched {
+    fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
+        let [tokens, heads, head_dim] = queries.dims();
+        let split = |x: Tensor<3>, heads: usize| -> Tensor<4> {
+            x.reshape([self.batch, tokens / self.batch, heads, head_dim]).swap_dims(1, 2)
+        };
+        let options = Options {
+            scale: Some(site.scale),
+            causal: true,
+            window: site.window,
+            mask: self.mask.clone(),
+            ..Options::default()
+        };
+        let output = attention::attention(
+            split(queries, heads),
+            split(keys, site.kv_heads),
+            split(values, site.kv_heads),
+            &options,
+        );
+        output.swap_dims(1, 2).reshape([tokens, heads * head_dim])
+    }
+}

@@ -1,0 +1,317 @@
+//! The decoder that the language models share. An architecture is a way of filling in
+//! [`DecoderConfig`]; the forward pass below is the same for all of them.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use super::activation::Activation;
+use super::attention::{Attend, Site};
+use super::embedding::Embedding;
+use super::experts::Experts;
+use super::linear::Linear;
+use super::mlp::Mlp;
+use super::norm::{Norm, Residual};
+use super::rotary::{Angles, RotaryConfig};
+use super::vars::{Vars, VarsError};
+
+/// Everything that distinguishes one decoder from another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Rows of the embedding and of the output.
+    pub vocab_size: usize,
+    /// Values of the residual stream.
+    pub width: usize,
+    /// Inner values of a feed-forward block.
+    pub feed_forward: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
+    /// The norm in front of every block, and at the end.
+    pub norm: NormConfig,
+    /// The feed-forward activation.
+    pub activation: Activation,
+    /// Whether the feed-forward block has a gate.
+    pub gated: bool,
+    /// Which layers carry a bias.
+    pub biases: Biases,
+    /// Whether queries and keys are normalised per head (Qwen3).
+    pub query_key_norm: bool,
+    /// How positions enter.
+    pub positions: Positions,
+    /// The attention window of each layer.
+    pub windows: Vec<Option<usize>>,
+    /// The factor on attention scores of each layer.
+    pub scales: Vec<f32>,
+    /// Whether the output head is the embedding.
+    pub tied: bool,
+    /// The experts of a mixture, where the model is one.
+    pub experts: Option<ExpertConfig>,
+    /// The longest sequence that the model was made for.
+    pub max_positions: usize,
+}
+
+/// Which norm, and its epsilon.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormConfig {
+    /// Subtracts the mean and has a bias (layer norm) or not (RMS norm).
+    pub centred: bool,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// Which linear layers carry a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub query_key_value: bool,
+    /// The attention's output.
+    pub attention_output: bool,
+    /// The feed-forward block.
+    pub feed_forward: bool,
+}
+
+/// How a model learns where its tokens stand.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Positions {
+    /// Rotated queries and keys.
+    Rotary(RotaryConfig),
+    /// A learned vector for each position, added to the embedding.
+    Learned,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExpertConfig {
+    /// Experts in a layer.
+    pub count: usize,
+    /// Experts that a token uses.
+    pub active: usize,
+}
+
+/// The tokens of one forward pass: any number of sequences, their tokens one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// Token ids, each below the vocabulary's size.
+    pub ids: &'a [u32],
+    /// The position of each token in its sequence.
+    pub positions: &'a [u32],
+    /// For each token the length that its sequence reaches; see [`RotaryConfig::angles`].
+    pub lengths: &'a [u32],
+}
+
+/// A decoder-only transformer. The fields bear the names that checkpoints give them.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    embed_tokens: Embedding,
+    embed_positions: Option<Embedding>,
+    layers: Vec<Layer>,
+    norm: Norm,
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+#[derive(Module, Debug)]
+struct Layer {
+    input_layernorm: Norm,
+    self_attn: SelfAttention,
+    post_attention_layernorm: Norm,
+    mlp: Option<Mlp>,
+    block_sparse_moe: Option<Experts>,
+}
+
+#[derive(Module, Debug)]
+struct SelfAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    #[module(skip)]
+    site: Site,
+}
+
+impl Decoder {
+    /// Builds the model from its variables.
+    ///
+    /// # Errors
+    /// If a variable is missing or has another shape than the configuration says.
+    pub fn new(config: DecoderConfig, vars: &Vars<'_>) -> Result<Self, VarsError> {
+        let model = vars.at("model");
+        let layers =
+            (0..config.layers).map(|index| Layer::new(&config, index, &model.at("layers").at(index)));
+        let positions = match config.positions {
+            Positions::Learned => {
+                Some(model.embedding("embed_positions", config.max_positions, config.width)?)
+            }
+            Positions::Rotary(_) => None,
+        };
+        let head = || vars.linear("lm_head", config.vocab_size, config.width, false);
+        Ok(Self {
+            embed_tokens: model.embedding("embed_tokens", config.vocab_size, config.width)?,
+            embed_positions: positions,
+            layers: layers.collect::<Result<_, _>>()?,
+            norm: model.norm("norm", config.width, config.norm)?,
+            lm_head: if config.tied { None } else { Some(head()?) },
+            config,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Runs the blocks; returns the normalised hidden states `[tokens, width]`.
+    pub fn forward(&self, tokens: Tokens<'_>, attend: &mut dyn Attend) -> Tensor<2> {
+        let mut stream = Residual::new(self.embed(tokens));
+        let angles = self.angles(tokens);
+        for (index, layer) in self.layers.iter().enumerate() {
+            attend.observe(index, &mut || stream.sum());
+            layer.forward(&mut stream, angles.as_ref(), attend);
+        }
+        attend.observe(self.layers.len(), &mut || stream.sum());
+        stream.norm(&self.norm)
+    }
+
+    /// Scores over the vocabulary for hidden states: `[tokens, vocab_size]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => self.embed_tokens.logits(hidden),
+        }
+    }
+
+    /// The bytes that the large weights hold.
+    pub fn bytes(&self) -> usize {
+        let head = self.lm_head.as_ref().map_or(0, Linear::bytes);
+        let positions = self.embed_positions.as_ref().map_or(0, Embedding::bytes);
+        self.embed_tokens.bytes() + positions + head + self.layers.iter().map(Layer::bytes).sum::<usize>()
+    }
+
+    fn embed(&self, tokens: Tokens<'_>) -> Tensor<2> {
+        let embedded = self.embed_tokens.forward(tokens.ids);
+        match &self.embed_positions {
+            Some(table) => embedded + table.forward(tokens.positions),
+            None => embedded,
+        }
+    }
+
+    fn angles(&self, tokens: Tokens<'_>) -> Option<Angles> {
+        match &self.config.positions {
+            Positions::Rotary(rotary) => Some(rotary.angles(tokens.positions, tokens.lengths)),
+            Positions::Learned => None,
+        }
+    }
+}
+
+impl Layer {
+    fn new(config: &DecoderConfig, index: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+        let sparse = vars.at("block_sparse_moe");
+        let experts = config.experts.map(|experts| experts.build(config, &sparse)).transpose()?;
+        let names = ["gate_proj", "up_proj", "down_proj"];
+        let mlp = || mlp(config, names, &vars.at("mlp"));
+        Ok(Self {
+            input_layernorm: vars.norm("input_layernorm", config.width, config.norm)?,
+            self_attn: SelfAttention::new(config, index, &vars.at("self_attn"))?,
+            post_attention_layernorm: vars.norm("post_attention_layernorm", config.width, config.norm)?,
+            mlp: if experts.is_none() { Some(mlp()?) } else { None },
+            block_sparse_moe: experts,
+        })
+    }
+
+    fn forward(&self, stream: &mut Residual, angles: Option<&Angles>, attend: &mut dyn Attend) {
+        let x = stream.norm(&self.input_layernorm);
+        stream.add(self.self_attn.forward(x, angles, attend));
+        let x = stream.norm(&self.post_attention_layernorm);
+        match (&self.mlp, &self.block_sparse_moe) {
+            (Some(mlp), _) => stream.add(mlp.forward(x)),
+            (None, Some(experts)) => stream.add(experts.forward(x)),
+            (None, None) => {}
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let attention = &self.self_attn;
+        let projections = [&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj];
+        let dense = self.mlp.as_ref().map_or(0, Mlp::bytes);
+        let sparse = self.block_sparse_moe.as_ref().map_or(0, Experts::bytes);
+        projections.into_iter().map(Linear::bytes).sum::<usize>() + dense + sparse
+    }
+}
+
+impl SelfAttention {
+    fn new(config: &DecoderConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+        let (width, head_dim) = (config.width, config.head_dim);
+        let (queries, keys) = (config.heads * head_dim, config.kv_heads * head_dim);
+        let bias = config.biases.query_key_value;
+        let norm = |name| match config.query_key_norm {
+            true => vars.norm(name, head_dim, config.norm).map(Some),
+            false => Ok(None),
+        };
+        Ok(Self {
+            q_proj: vars.linear("q_proj", queries, width, bias)?,
+            k_proj: vars.linear("k_proj", keys, width, bias)?,
+            v_proj: vars.linear("v_proj", keys, width, bias)?,
+            o_proj: vars.linear("o_proj", width, queries, config.biases.attention_output)?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
+            site: Site {
+                layer,
+                heads: config.heads,
+                kv_heads: config.kv_heads,
+                head_dim,
+                scale: config.scales[layer],
+                window: config.windows[layer],
+            },
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
+        let tokens = x.dims()[0];
+        let site = &self.site;
+        let [q, k, v] = Linear::forward_many([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let q = place(q.reshape([tokens, site.heads, site.head_dim]), &self.q_norm, angles);
+        let k = place(k.reshape([tokens, site.kv_heads, site.head_dim]), &self.k_norm, angles);
+        let v = v.reshape([tokens, site.kv_heads, site.head_dim]);
+        self.o_proj.forward(attend.attend(site, q, k, v))
+    }
+}
+
+/// Normalises heads where the model does, then turns them to their positions.
+fn place(heads: Tensor<3>, norm: &Option<Norm>, angles: Option<&Angles>) -> Tensor<3> {
+    let heads = match norm {
+        Some(norm) => norm.forward(heads),
+        None => heads,
+    };
+    match angles {
+        Some(angles) => angles.rotate(heads),
+        None => heads,
+    }
+}
+
+fn mlp(config: &DecoderConfig, names: [&str; 3], vars: &Vars<'_>) -> Result<Mlp, VarsError> {
+    let (width, inner, bias) = (config.width, config.feed_forward, config.biases.feed_forward);
+    let gate = match config.gated {
+        true => Some(vars.linear(names[0], inner, width, bias)?),
+        false => None,
+    };
+    let up = vars.linear(names[1], inner, width, bias)?;
+    let down = vars.linear(names[2], width, inner, bias)?;
+    Ok(Mlp::new(gate, up, down, config.activation))
+}
+
+impl ExpertConfig {
+    fn build(self, config: &DecoderConfig, vars: &Vars<'_>) -> Result<Experts, VarsError> {
+        let gate = vars.linear("gate", self.count, config.width, false)?;
+        let expert = |index| mlp(config, ["w1", "w3", "w2"], &vars.at("experts").at(index));
+        let experts = (0..self.count).map(expert).collect::<Result<_, _>>()?;
+        Ok(Experts::new(gate, experts, self.active))
+    }
+}

@@ -1,0 +1,230 @@
+//! What holds for every method, checked over the list. A new method gets all of it for its one word.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use whit::methods::{
+    Access, Claim, Kind, Knobs, METHODS, MethodError, ModelFacts, Plan, Selection, Spec, Value, clash, find,
+    page,
+};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn kebab(name: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit())
+    };
+    name.split('-').all(word)
+}
+
+/// A model that every method works on: each gets its first kind.
+fn model_for(spec: &Spec) -> ModelFacts {
+    ModelFacts { kind: spec.models[0], ..ModelFacts::example() }
+}
+
+fn plan(methods: &[Knobs], model: &ModelFacts) -> Result<Plan, MethodError> {
+    let mut selection = Selection::default();
+    for knobs in methods {
+        selection.push(knobs.clone())?;
+    }
+    Plan::new(&selection, model)
+}
+
+fn pairs() -> impl Iterator<Item = (&'static Spec, &'static Spec)> {
+    let later = |index: usize| METHODS[index + 1..].iter().copied();
+    METHODS
+        .iter()
+        .enumerate()
+        .flat_map(move |(index, first)| later(index).map(move |second| (*first, second)))
+}
+
+// --- What needs no model ------------------------------------------------------------------------
+
+#[test]
+fn names_are_kebab_case_and_unique() {
+    let mut ids = HashSet::new();
+    for spec in METHODS {
+        assert!(kebab(spec.id) && ids.insert(spec.id), "{}", spec.id);
+        let mut names = HashSet::new();
+        for knob in spec.knobs {
+            assert!(kebab(knob.name) && names.insert(knob.name), "{}:{}", spec.id, knob.name);
+        }
+    }
+}
+
+#[test]
+fn every_spec_is_filled_in() {
+    for spec in METHODS {
+        let texts =
+            [spec.title, spec.summary, spec.long, spec.paper.title, spec.paper.authors, spec.paper.arxiv];
+        assert!(texts.iter().all(|text| !text.trim().is_empty()), "{}: a text is empty", spec.id);
+        assert!(!spec.models.is_empty() && !spec.claims.is_empty() && !spec.stages.is_empty(), "{}", spec.id);
+        assert!(spec.knobs.iter().all(|knob| !knob.help.is_empty()), "{}: a knob has no help", spec.id);
+        assert!(spec.summary.len() < 700, "{}: the summary is a few sentences, the rest is `long`", spec.id);
+    }
+}
+
+#[test]
+fn defaults_and_off_values_are_allowed() {
+    for spec in METHODS {
+        for knob in spec.knobs {
+            let named = format!("{}:{}", spec.id, knob.name);
+            assert!(knob.kind.allows(knob.default), "{named}: default");
+            assert!(knob.off.is_none_or(|off| knob.kind.allows(off)), "{named}: off");
+            assert_ne!(
+                knob.off,
+                Some(knob.default),
+                "{named}: asked for without knobs, the method must be on"
+            );
+        }
+        assert!(
+            spec.knobs.iter().any(|knob| knob.off.is_some()),
+            "{} has no off value to sweep through",
+            spec.id
+        );
+    }
+}
+
+#[test]
+fn the_ends_of_every_knob_parse_from_text_and_json() {
+    for spec in METHODS {
+        for knob in spec.knobs {
+            for end in knob.kind.ends() {
+                let text = format!("{}:{}={end}", spec.id, knob.name);
+                let parsed = Selection::parse(&[&text]).unwrap();
+                let json = serde_json::json!({ spec.id: { knob.name: end } });
+                let read = Selection::from_json(&json).unwrap();
+                for knobs in [&parsed.chosen()[0], &read.chosen()[0]] {
+                    let value = knobs.iter().find(|(other, _)| other.name == knob.name).unwrap().1;
+                    assert_eq!(value, end, "{text}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ends_of_every_knob_plan_or_say_what_does_not_fit() {
+    for spec in METHODS {
+        for knob in spec.knobs {
+            for end in knob.kind.ends() {
+                let mut knobs = Knobs::defaults(spec);
+                knobs.set(knob.name, end).unwrap();
+                match plan(&[knobs], &model_for(spec)) {
+                    Ok(plan) => {
+                        assert_eq!(plan.is_plain(), knob.off == Some(end), "{}:{}", spec.id, knob.name)
+                    }
+                    Err(MethodError::Unfit { method, .. }) => assert_eq!(method, spec.id),
+                    Err(other) => panic!("{}:{}={end}: {other}", spec.id, knob.name),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_values_are_refused_with_method_knob_value_and_what_is_allowed() {
+    for spec in METHODS {
+        for knob in spec.knobs {
+            let bad = match knob.kind {
+                Kind::Int { max, .. } => (max + 1).to_string(),
+                Kind::Float { max, .. } => (max.abs() * 2.0 + 1.0).to_string(),
+                Kind::Ratio => "1.5".into(),
+                Kind::Choice { .. } | Kind::Flag => "perhaps".into(),
+            };
+            let error =
+                Selection::parse(&[format!("{}:{}={bad}", spec.id, knob.name)]).unwrap_err().to_string();
+            for part in [spec.id, knob.name, &bad, &knob.kind.to_string()] {
+                assert!(error.contains(part), "{part} is missing in: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slip_in_a_name_is_put_right() {
+    for spec in METHODS {
+        let slip = &spec.id[..spec.id.len() - 1];
+        assert!(find(slip).unwrap_err().hint().contains(spec.id));
+    }
+}
+
+#[test]
+fn methods_begin_the_stages_that_they_announce() {
+    for spec in METHODS {
+        let plan = plan(&[Knobs::defaults(spec)], &model_for(spec)).unwrap();
+        assert_eq!(plan.begin().kinds(), spec.stages, "{}", spec.id);
+        assert!(!plan.parts()[0].method.expect().is_empty(), "{} says nothing of what to expect", spec.id);
+        assert_eq!(plan.fidelity(), spec.fidelity);
+    }
+}
+
+#[test]
+fn a_resource_is_claimed_once_by_a_method() {
+    for spec in METHODS {
+        let resources: HashSet<_> = spec.claims.iter().map(|claim: &Claim| claim.resource).collect();
+        assert_eq!(resources.len(), spec.claims.len(), "{}", spec.id);
+        assert!(spec.claims.iter().any(|claim| claim.access != Access::Read), "{} changes nothing", spec.id);
+    }
+}
+
+#[test]
+fn pairs_plan_unless_both_own_a_resource() {
+    for (first, second) in pairs() {
+        let Some(kind) = first.models.iter().find(|kind| second.models.contains(kind)) else { continue };
+        let model = ModelFacts { kind: *kind, ..ModelFacts::example() };
+        let planned = plan(&[Knobs::defaults(first), Knobs::defaults(second)], &model);
+        match clash(first, second) {
+            None => assert_eq!(planned.unwrap().parts().len(), 2, "{} + {}", first.id, second.id),
+            Some(resource) => {
+                let refusal = planned.unwrap_err().to_string();
+                for name in [first.id, second.id, resource.name()] {
+                    assert!(refusal.contains(name), "{name} is missing in: {refusal}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_method_twice_is_refused() {
+    for spec in METHODS {
+        assert!(matches!(Selection::parse(&[spec.id, spec.id]), Err(MethodError::Twice { .. })));
+    }
+}
+
+#[test]
+fn generated_pages_are_current() {
+    for (path, page) in page::pages() {
+        let found = fs::read_to_string(repository().join(&path)).unwrap_or_default();
+        assert!(found == page, "{path} is not current: run `cargo run --release -- docs`");
+    }
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let spliced = page::splice(&readme).expect("README.md has its two marks");
+    assert!(readme == spliced, "the README's table is not current: run `cargo run --release -- docs`");
+}
+
+#[test]
+fn no_page_is_left_over() {
+    let pages: HashSet<_> = page::pages().into_iter().map(|(path, _)| path).collect();
+    for file in fs::read_dir(repository().join("docs/methods")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(pages.contains(&format!("docs/methods/{name}")), "docs/methods/{name} belongs to no method");
+    }
+}
+
+#[test]
+fn flags_can_be_raised_by_name() {
+    for spec in METHODS {
+        for knob in spec.knobs.iter().filter(|knob| knob.kind == Kind::Flag) {
+            let selection = Selection::parse(&[format!("{}:{}", spec.id, knob.name)]).unwrap();
+            let value = selection.chosen()[0].iter().find(|(other, _)| other.name == knob.name).unwrap().1;
+            assert_eq!(value, Value::Flag(true));
+        }
+    }
+}
+
+// --- What runs a model --------------------------------------------------------------------------
