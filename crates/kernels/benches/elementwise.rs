@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use whit_kernels::op::{self, Host, Kernel, Pass};
 use whit_kernels::rotary::Style;
 use whit_kernels::{activation, adamw, cross_entropy, norm, rotary, softmax};
 
@@ -19,7 +20,7 @@ type Unary = Box<dyn Fn(Tensor<2>) -> Tensor<2>>;
 
 /// The functions of one tensor of `width`, by name.
 fn functions(width: usize, device: &Device) -> Vec<(&'static str, Unary)> {
-    let (weight, bias) = (random([width], device), random([width], device));
+    let (weight, bias) = (random([width], device), random([width], device)); // constants, also in training
     let rms_weight = weight.clone();
     vec![
         ("gelu", Box::new(activation::gelu)),
@@ -54,13 +55,33 @@ fn inference(c: &mut Criterion) {
     }
 }
 
+/// A loss of no value with a given gradient, so that only the function's own passes are measured.
+#[derive(Clone, Debug)]
+struct Loss(Host);
+
+impl Kernel<1> for Loss {
+    type Saved = ();
+
+    fn forward(&self, _: [&Host; 1]) -> (Host, ()) {
+        (Host::new([1], vec![0.0]), ())
+    }
+
+    fn backward(&self, _: Pass<'_, (), 1>) -> [Option<Host>; 1] {
+        [Some(self.0.clone())]
+    }
+}
+
 fn training(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     for shape in SHAPES {
         let name = format!("{}x{}", shape[0], shape[1]);
         let x = random(shape, &device).require_grad();
+        let loss = Loss(op::host(random(shape, &device)));
         for (function, run) in functions(shape[1], &device) {
-            measure(c, &format!("{function}_training"), &name, || run(x.clone()).sum().backward());
+            measure(c, &format!("{function}_training"), &name, || {
+                let result = run(x.clone()).into_dispatch();
+                Tensor::<1>::from_dispatch(op::apply(loss.clone(), [result])).backward()
+            });
         }
         let targets: Vec<u32> = (0..shape[0]).map(|row| (row * 7 % shape[1]) as u32).collect();
         measure(c, "cross_entropy_training", &name, || {

@@ -50,9 +50,10 @@ impl RowNorm<'_> {
     /// If lengths do not fit.
     pub fn add_forward(&self, x: &mut [f32], residual: &[f32], out: &mut [f32]) {
         assert!(x.len() == out.len() && x.len() == residual.len(), "inputs and output differ in length");
-        let sum = Shared(x.as_mut_ptr());
-        // SAFETY: all have the length of `x`; `x` and `out` are borrowed alone, and `rows` reads each
-        // row of `x` through the same pointer that it is written through.
+        let data = x.as_mut_ptr();
+        let sum = Addition { from: Shared(data), to: Shared(data) };
+        // SAFETY: all have the length of `x`; `x` and `out` are borrowed alone, and each row of `x` is
+        // read through the pointer that it is written through.
         unsafe { self.rows(residual, Some(&sum), &Shared(out.as_mut_ptr()), None) }
     }
 
@@ -69,14 +70,14 @@ impl RowNorm<'_> {
         row.iter().enumerate().map(value).collect()
     }
 
-    /// Normalises rows; with `sum`, adds them to it first and normalises that.
+    /// Normalises rows; with `sum`, adds to them first.
     ///
     /// # Safety
-    /// `out` and `sum` must be writable for the length of `x` and `moments` for one value a row.
+    /// `out` and the pointers of `sum` must be good for the length of `x`, `moments` for one value a row.
     unsafe fn rows(
         &self,
         x: &[f32],
-        sum: Option<&Shared<f32>>,
+        sum: Option<&Addition>,
         out: &Shared<f32>,
         moments: Option<&Shared<Moments>>,
     ) {
@@ -103,6 +104,12 @@ impl RowNorm<'_> {
     }
 }
 
+/// What is added to rows before they are normalised, and where the sum goes: elsewhere or in its place.
+struct Addition {
+    from: Shared<f32>,
+    to: Shared<f32>,
+}
+
 /// The mean of a row and one over its deviation.
 #[derive(Clone, Copy, Debug)]
 struct Moments {
@@ -113,7 +120,7 @@ struct Moments {
 struct Forward<'a> {
     norm: &'a RowNorm<'a>,
     x: &'a [f32],
-    sum: Option<&'a Shared<f32>>,
+    sum: Option<&'a Addition>,
     out: &'a Shared<f32>,
     moments: Option<&'a Shared<Moments>>,
     range: Range<usize>,
@@ -129,12 +136,12 @@ impl Program for Forward<'_> {
             let start = row * width;
             let mut x = &self.x[start..start + width];
             if let Some(sum) = self.sum {
-                let sum = sum.at(start);
+                let to = sum.to.at(start);
                 // SAFETY: the caller of `rows` vouches for `sum`; rows are disjoint.
                 x = unsafe {
-                    let inputs = [x.as_ptr(), sum.cast_const()];
-                    sweep_raw::<V, _, 2, 1, 0>(Each(Plus), inputs, [sum], width, [0.0; 2], []);
-                    std::slice::from_raw_parts(sum, width)
+                    let inputs = [x.as_ptr(), sum.from.at(start).cast_const()];
+                    sweep_raw::<V, _, 2, 1, 0>(Each(Plus), inputs, [to], width, [0.0; 2], []);
+                    std::slice::from_raw_parts(to, width)
                 };
             }
             let moments = self.norm.moments::<V>(x);
@@ -237,7 +244,7 @@ impl Sweep<3, 0, 2> for Projections {
     }
 }
 
-/// `(x, weight, gradient, weight gradient, bias gradient)` to the gradients of all three.
+/// `(x, weight, gradient)` to the gradient of x.
 #[derive(Clone, Copy)]
 struct Slope {
     moments: Moments,
@@ -247,12 +254,23 @@ struct Slope {
     along: f32,
 }
 
-impl Map<5, 3> for Slope {
+impl Map<3, 1> for Slope {
     #[inline(always)]
-    fn call<V: Vector>(self, [x, weight, gradient, of_weight, of_bias]: [V; 5]) -> [V; 3] {
+    fn call<V: Vector>(self, [x, weight, gradient]: [V; 3]) -> [V; 1] {
         let normal = self.moments.normal(x);
         let centred = gradient * weight - V::splat(self.plain) - normal * V::splat(self.along);
-        [centred * V::splat(self.moments.inverse), gradient.mul_add(normal, of_weight), of_bias + gradient]
+        [centred * V::splat(self.moments.inverse)]
+    }
+}
+
+/// `(x, gradient, weight gradient, bias gradient)` to the last two with this row added.
+#[derive(Clone, Copy)]
+struct ParameterSlope(Moments);
+
+impl Map<4, 2> for ParameterSlope {
+    #[inline(always)]
+    fn call<V: Vector>(self, [x, gradient, of_weight, of_bias]: [V; 4]) -> [V; 2] {
+        [gradient.mul_add(self.0.normal(x), of_weight), of_bias + gradient]
     }
 }
 
@@ -263,7 +281,7 @@ struct Backward<'a> {
     moments: &'a [Moments],
     out: &'a Shared<f32>,
     range: Range<usize>,
-    /// Gradients of the weight and of the bias, summed up.
+    /// Gradients of the weight and of the bias, summed up; empty where nobody wants them.
     sums: &'a mut [f32],
 }
 
@@ -274,8 +292,9 @@ impl Program for Backward<'_> {
     fn run<V: Vector>(self) {
         let width = self.norm.weight.len();
         let weight = self.norm.weight;
-        let (of_weight, of_bias) = self.sums.split_at_mut(width);
-        let sums = [of_weight.as_mut_ptr(), of_bias.as_mut_ptr()];
+        let middle = self.sums.len() / 2;
+        let (of_weight, of_bias) = self.sums.split_at_mut(middle);
+        let sums = (middle > 0).then_some([of_weight.as_mut_ptr(), of_bias.as_mut_ptr()]);
         for row in self.range {
             let place = row * width..(row + 1) * width;
             let (x, gradient) = (&self.x[place.clone()], &self.gradient[place.clone()]);
@@ -283,13 +302,25 @@ impl Program for Backward<'_> {
             let [plain, along] =
                 fold::<V, 3, 2>(Projections(moments), [x, weight, gradient], [0.0; 3], [0.0; 2]);
             let plain = if self.norm.centred { plain.sum() / width as f32 } else { 0.0 };
-            let slope = Each(Slope { moments, plain, along: along.sum() / width as f32 });
-            let inputs =
-                [x.as_ptr(), weight.as_ptr(), gradient.as_ptr(), sums[0].cast_const(), sums[1].cast_const()];
-            let outputs = [self.out.at(place.start), sums[0], sums[1]];
+            let slope = Slope { moments, plain, along: along.sum() / width as f32 };
+            let inputs = [x.as_ptr(), weight.as_ptr(), gradient.as_ptr()];
+            let out = self.out.at(place.start);
             // SAFETY: every row is of `width` values; rows of `out` are disjoint, the sums are this
             // program's own.
-            unsafe { sweep_raw::<V, _, 5, 3, 0>(slope, inputs, outputs, width, [0.0; 5], []) };
+            unsafe {
+                sweep_raw::<V, _, 3, 1, 0>(Each(slope), inputs, [out], width, [0.0; 3], []);
+                if let Some(sums) = sums {
+                    let inputs = [inputs[0], inputs[2], sums[0].cast_const(), sums[1].cast_const()];
+                    sweep_raw::<V, _, 4, 2, 0>(
+                        Each(ParameterSlope(moments)),
+                        inputs,
+                        sums,
+                        width,
+                        [0.0; 4],
+                        [],
+                    );
+                }
+            }
         }
     }
 }
@@ -304,6 +335,7 @@ struct Norm {
 impl Norm {
     fn with<'a, const N: usize>(self, inputs: [&'a Host; N]) -> RowNorm<'a> {
         let bias = inputs.get(2).map(|bias| bias.data());
+        assert_eq!(inputs[0].width(), inputs[1].width(), "the weight is for rows of another width");
         RowNorm { weight: inputs[1].data(), bias, epsilon: self.epsilon, centred: self.centred }
     }
 }
@@ -327,12 +359,17 @@ impl<const N: usize> Kernel<N> for Norm {
         let (x, norm) = (pass.inputs[0], self.with(pass.inputs));
         let (width, count) = (norm.weight.len(), pass.saved.len());
         let size = count.div_ceil(PARTIALS).max(1);
-        let mut sums = vec![0.0f32; count.div_ceil(size) * 2 * width];
+        let parameters = pass.wanted[1..].contains(&true);
+        let mut sums = vec![0.0f32; if parameters { count.div_ceil(size) * 2 * width } else { 0 }];
+        let own = Shared(sums.as_mut_ptr());
         let task = |out| {
             let out = Shared(out);
-            parallel::pieces(&mut sums, 2 * width, |part, sums| {
+            parallel::run(count.div_ceil(size), |part| {
                 let range = part * size..count.min((part + 1) * size);
                 let (x, gradient, moments) = (x.data(), pass.gradient.data(), pass.saved);
+                let length = if parameters { 2 * width } else { 0 };
+                // SAFETY: each part has its own `length` values of `sums`.
+                let sums = unsafe { std::slice::from_raw_parts_mut(own.at(part * length), length) };
                 vector::run(Backward { norm: &norm, x, gradient, moments, out: &out, range, sums });
             });
         };
@@ -343,6 +380,7 @@ impl<const N: usize> Kernel<N> for Norm {
         let mut of_x = Some(Host::new(x.shape(), of_x));
         std::array::from_fn(|index| match index {
             0 => of_x.take(),
+            _ if !pass.wanted[index] => None,
             1 => Some(Host::new(shape.clone(), total[..width].to_vec())),
             _ => Some(Host::new(shape.clone(), total[width..].to_vec())),
         })
@@ -435,18 +473,22 @@ fn add_norm<const D: usize>(
     norm: Norm,
 ) -> (Tensor<D>, Tensor<D>) {
     let shape = x.dims();
+    assert_eq!(shape[D - 1], weight.dims()[0], "the weight is for rows of another width");
     let (weight, bias) = (op::host(weight), bias.map(op::host));
     let bias = bias.as_ref().map(Host::data);
     let norm = RowNorm { weight: weight.data(), bias, epsilon: norm.epsilon, centred: norm.centred };
-    let mut sum = op::host(x).into_vec();
-    let residual = op::host(residual);
-    let total = Shared(sum.as_mut_ptr());
-    // SAFETY: all have the length of `sum`, which is this function's own; the output is written whole.
-    let out = unsafe {
-        vector::filled(residual.data().len(), |out| {
-            norm.rows(residual.data(), Some(&total), &Shared(out), None)
-        })
-    };
+    let (x, residual) = (op::host(x), op::host(residual));
+    let count = x.data().len();
+    let (mut sum, mut out) = (Vec::<f32>::with_capacity(count), Vec::<f32>::with_capacity(count));
+    let from = Shared(x.data().as_ptr().cast_mut());
+    let addition = Addition { from, to: Shared(sum.as_mut_ptr()) };
+    // SAFETY: `x` and the residual have `count` values, the sum and the output room for as many; `x` is
+    // only read, and the others are written whole.
+    unsafe {
+        norm.rows(residual.data(), Some(&addition), &Shared(out.as_mut_ptr()), None);
+        sum.set_len(count);
+        out.set_len(count);
+    }
     (op::tensor(Host::new(shape, sum)), op::tensor(Host::new(shape, out)))
 }
 
