@@ -34,7 +34,9 @@ fn layer(kind: WeightType, outputs: usize, inputs: usize) -> PackedLinear {
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let few = arguments.first().is_some_and(|first| first == "few");
-    if few { arguments.remove(0); }
+    if few {
+        arguments.remove(0);
+    }
     for kind in arguments.iter().filter_map(|name| name.parse::<WeightType>().ok()) {
         for (outputs, inputs) in SHAPES {
             let first = layer(kind, outputs, inputs);
@@ -51,14 +53,22 @@ fn main() {
                 })
             };
             let one = time(1, &layers);
-            print!("{kind:5} {outputs:6}x{inputs:5} {:7.0} us {:5.1} GB/s |", one * 1e6, first.bytes() as f64 / one / 1e9);
+            print!(
+                "{kind:5} {outputs:6}x{inputs:5} {:7.0} us {:5.1} GB/s |",
+                one * 1e6,
+                first.bytes() as f64 / one / 1e9
+            );
             for rows in ROWS {
                 if (outputs > 100_000 && rows > 16) || (few && ![4, 8, 81, 256].contains(&rows)) {
                     continue;
                 }
                 let layers = if rows > 16 { &layers[..1] } else { &layers[..] };
                 let time = time(rows, layers);
-                print!(" {rows}: {:.0} GF {:.2}x |", 2.0 * (rows * outputs * inputs) as f64 / time / 1e9, time / one);
+                print!(
+                    " {rows}: {:.0} GF {:.2}x |",
+                    2.0 * (rows * outputs * inputs) as f64 / time / 1e9,
+                    time / one
+                );
             }
             println!();
         }

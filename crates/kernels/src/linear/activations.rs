@@ -89,7 +89,12 @@ impl Activations {
             let tile = &tiles[index];
             for row in tile.clone() {
                 let x = &x[row * inputs..(row + 1) * inputs];
-                let place = Place { first: tile.start * groups + row - tile.start, stride: tile.len(), row, rest: !inputs.is_multiple_of(GROUP) };
+                let place = Place {
+                    first: tile.start * groups + row - tile.start,
+                    stride: tile.len(),
+                    row,
+                    rest: !inputs.is_multiple_of(GROUP),
+                };
                 // SAFETY: every element is written by the one task of its tile, and the vectors have
                 // `rows * groups` elements (or `rows`, of those with one for each row).
                 unsafe { writer.row(x, place, sharing) };

@@ -39,7 +39,12 @@ pub(super) struct Panels {
 
 impl Panels {
     /// Zeros for `outputs` rows, in panels of `count` units of `size` bytes after `head` bytes.
-    pub fn new(outputs: usize, groups: usize, head: usize, (count, size): (usize, usize)) -> Result<Self, LinearError> {
+    pub fn new(
+        outputs: usize,
+        groups: usize,
+        head: usize,
+        (count, size): (usize, usize),
+    ) -> Result<Self, LinearError> {
         let panel = count.checked_mul(size).and_then(|units| units.checked_add(head));
         let total = panel.and_then(|panel| panel.checked_mul(outputs.div_ceil(WIDTH)));
         let (Some(panel), Some(total)) = (panel, total) else {

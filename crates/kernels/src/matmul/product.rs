@@ -149,7 +149,7 @@ impl Product<'_> {
         if rows * columns < 2 * threads {
             columns = (2 * threads).div_ceil(rows).min(column_panels);
         }
-        if rows * columns % threads != 0 {
+        if !(rows * columns).is_multiple_of(threads) {
             rows = rows.next_multiple_of(threads).min(row_panels);
         }
         Grid { rows, columns }

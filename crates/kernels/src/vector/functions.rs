@@ -84,7 +84,7 @@ pub(crate) fn normal_tail<V: Vector>(x: V) -> V {
         1.112_482_2e-7,
     ];
     const POWER: [f32; 6] = [1.0, 0.693_146_94, 0.240_221_74, 0.055_507_883, 9.675_848e-3, 1.325_916_7e-3];
-    let square = V::splat(200.0).min(x * x);
+    let square = V::splat(300.0).min(x * x);
     let smooth = polynomial(V::splat(TAIL_END).min(x.abs()), SMOOTH);
     let n = square.negative_mul_add(V::splat(C), smooth).round();
     polynomial(square.negative_mul_add(V::splat(C), V::splat(0.0) - n) + smooth, POWER).scale(n)

@@ -75,6 +75,20 @@ pub struct Statistics {
     pub draft: Option<String>,
 }
 
+impl Statistics {
+    /// Adds the cost of another sequence that ran after this one.
+    pub fn add(&mut self, other: &Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.new_tokens += other.new_tokens;
+        self.decode_passes += other.decode_passes;
+        self.decode_rows += other.decode_rows;
+        self.prompt_seconds += other.prompt_seconds;
+        self.decode_seconds += other.decode_seconds;
+        self.cache_bytes = self.cache_bytes.max(other.cache_bytes);
+        self.draft = other.draft.clone().or(self.draft.take());
+    }
+}
+
 /// A sequence in work.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -133,7 +147,7 @@ impl Sequence {
         let max_tokens = request.max_tokens.min(room);
         Ok(Self {
             id,
-            cache: KvCache::new(shape, request.prompt.len() + max_tokens.min(RESERVED)),
+            cache: KvCache::new(shape, request.prompt.len() + max_tokens.min(RESERVED) + DRAFT_ROOM),
             finish: (max_tokens == 0).then_some(Finish::Length),
             tokens: request.prompt.clone(),
             limit: request.prompt.len() + max_tokens,
@@ -237,6 +251,9 @@ impl Sequence {
 
 /// Rows for which a cache has room from the start; longer answers let it grow.
 const RESERVED: usize = 4096;
+
+/// Rows that a draft may need for a moment.
+const DRAFT_ROOM: usize = 96;
 
 fn check(request: &Request, config: &DecoderConfig) -> Result<(), GenerateError> {
     request.sampling.check()?;

@@ -1,6 +1,12 @@
 //! Honest numbers: what a run cost, what it gave, and against which baseline.
 
+pub mod cost;
 pub mod memory;
+pub mod pairs;
+pub mod quality;
+pub mod record;
+pub mod text;
+pub mod write;
 
 /// A number of bytes for people: `1.5 GiB`.
 pub fn bytes(count: u64) -> String {

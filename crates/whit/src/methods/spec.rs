@@ -40,8 +40,11 @@ pub struct Spec {
     /// What the paper reports: its figures, on its machines, never ours.
     pub headlines: &'static [Headline],
     /// Makes the method for a model; refuses knobs that do not fit it.
-    pub build: fn(&Knobs, &ModelFacts) -> Result<Arc<dyn Method>, MethodError>,
+    pub build: Build,
 }
+
+/// How a method is made for a model.
+pub type Build = fn(&Knobs, &ModelFacts) -> Result<Arc<dyn Method>, MethodError>;
 
 /// A method built for one model. It holds what all sequences share; [`Method::begin`] makes the rest.
 pub trait Method: fmt::Debug + Send + Sync {

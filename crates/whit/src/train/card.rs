@@ -44,7 +44,10 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
         ("layers", config["num_hidden_layers"].to_string()),
         ("width", config["hidden_size"].to_string()),
         ("feed-forward", config["intermediate_size"].to_string()),
-        ("heads (query / key-value)", format!("{} / {}", config["num_attention_heads"], config["num_key_value_heads"])),
+        (
+            "heads (query / key-value)",
+            format!("{} / {}", config["num_attention_heads"], config["num_key_value_heads"]),
+        ),
         ("context", format!("{} tokens", config["max_position_embeddings"])),
         ("vocabulary", format!("{} tokens, byte-level BPE, every digit a token", recipe.vocabulary)),
         ("weights", "bf16, embedding and output tied".into()),
@@ -53,14 +56,20 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
     text.push_str("\n## Training\n\n");
     let training = [
         ("text", source.to_string()),
-        ("text size", format!("{:.1} MB to learn from, {:.1} MB held out", bytes.0 as f64 / 1e6, bytes.1 as f64 / 1e6)),
+        (
+            "text size",
+            format!("{:.1} MB to learn from, {:.1} MB held out", bytes.0 as f64 / 1e6, bytes.1 as f64 / 1e6),
+        ),
         ("text fingerprint", format!("`{fingerprint:016x}`")),
         ("generated tasks", format!("{} of the sequences", percent(recipe.task_share))),
         ("seed", recipe.seed.to_string()),
         ("batch", format!("{} x {} tokens", recipe.shape.rows, recipe.shape.sequence)),
         ("steps", format!("{step} of a schedule of {}", schedule.steps)),
         ("tokens seen", format!("{:.2} million", tokens as f64 / 1e6)),
-        ("learning rate", format!("{} after {} steps, cosine to {}", schedule.peak, schedule.warm_up, schedule.floor)),
+        (
+            "learning rate",
+            format!("{} after {} steps, cosine to {}", schedule.peak, schedule.warm_up, schedule.floor),
+        ),
         ("optimiser", format!("AdamW {:?}", recipe.settings.optimizer).replace("AdamW AdamW", "AdamW")),
         ("time", format!("{:.0} minutes", seconds / 60.0)),
         ("weights kept", "the moving average".into()),
@@ -70,10 +79,16 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
         text,
         "\n## Figures\n\nMeasured by `whit train {id} --evaluate` on the weights as trained, before rounding to bf16.\n\n"
     );
-    let held_out = format!("{:.3} ({:.2} MB of other crates' text)", figures.bits_per_byte, figures.bytes as f64 / 1e6);
+    let held_out =
+        format!("{:.3} ({:.2} MB of other crates' text)", figures.bits_per_byte, figures.bytes as f64 / 1e6);
     let loss = format!("{:.3} nats a token", figures.loss);
     let mut found = vec![("held-out bits per byte", held_out), ("held-out loss", loss)];
-    found.extend(figures.tasks.iter().map(|(task, share)| (task.as_str(), format!("{} answered to the letter", percent(*share)))));
+    found.extend(
+        figures
+            .tasks
+            .iter()
+            .map(|(task, share)| (task.as_str(), format!("{} answered to the letter", percent(*share)))),
+    );
     rows(&mut text, &found);
     text
 }

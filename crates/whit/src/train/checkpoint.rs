@@ -36,7 +36,12 @@ const KINDS: [&str; 4] = ["weight", "first", "second", "average"];
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn save<M: Module>(folder: &Path, progress: &Progress, model: &M, memories: &Memories) -> Result<(), TrainError> {
+pub fn save<M: Module>(
+    folder: &Path,
+    progress: &Progress,
+    model: &M,
+    memories: &Memories,
+) -> Result<(), TrainError> {
     let name = format!("{PREFIX}{:08}", progress.step);
     let unfinished = folder.join(format!(".{name}"));
     let failed = TrainError::file("write", &unfinished);
@@ -105,13 +110,19 @@ pub fn restore<M: Module>(folder: &Path, model: M) -> Result<Option<Restored<M>>
     });
     match fault {
         Some(error) => Err(error),
-        None if memories.len() * KINDS.len() != file.names().len() => Err(other("the set of parameters".into())),
+        None if memories.len() * KINDS.len() != file.names().len() => {
+            Err(other("the set of parameters".into()))
+        }
         None => Ok(Some(Restored { progress, model, memories })),
     }
 }
 
 /// The weight and the memory of one parameter; none where it never had a gradient.
-fn restore_one(file: &Safetensors, name: &str, shape: &[usize]) -> Result<Option<(Vec<f32>, Memory)>, TrainError> {
+fn restore_one(
+    file: &Safetensors,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<(Vec<f32>, Memory)>, TrainError> {
     if file.info(&format!("weight:{name}")).is_none() {
         return Ok(None);
     }

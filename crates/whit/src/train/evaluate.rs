@@ -51,7 +51,8 @@ pub struct Figures {
 /// If the tokenizer fails.
 pub fn measure(model: &Decoder, language: &Language, effort: Effort) -> Result<Figures, TrainError> {
     let (nats, tokens, bytes) = held_out(model, language, effort.windows);
-    let tasks = Task::ALL.iter().map(|&task| Ok((task.to_string(), solved(model, language, task, effort.samples)?)));
+    let tasks =
+        Task::ALL.iter().map(|&task| Ok((task.to_string(), solved(model, language, task, effort.samples)?)));
     Ok(Figures {
         bits_per_byte: nats / std::f64::consts::LN_2 / bytes.max(1) as f64,
         loss: nats / tokens.max(1) as f64,

@@ -17,10 +17,17 @@ use crate::nn::decoder::Decoder;
 ///
 /// # Errors
 /// If the disk refuses.
-pub fn save_decoder(folder: &Path, model: &Decoder, config: &Value, tokenizer: &[u8]) -> Result<(), TrainError> {
+pub fn save_decoder(
+    folder: &Path,
+    model: &Decoder,
+    config: &Value,
+    tokenizer: &[u8],
+) -> Result<(), TrainError> {
     std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let mut tensors = Vec::new();
-    parameters::read(model, |path, shape, values| tensors.push((file_name(path), half_precision(shape, &values))));
+    parameters::read(model, |path, shape, values| {
+        tensors.push((file_name(path), half_precision(shape, &values)))
+    });
     let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     save(&folder.join("model.safetensors"), &named, &metadata)?;

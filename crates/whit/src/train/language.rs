@@ -71,7 +71,8 @@ impl LanguageRecipe {
     pub fn model(&self, device: &Device) -> Result<Decoder, TrainError> {
         let storage = Storage::Dense(device.clone());
         let source = Random { seed: self.seed };
-        Ok(Decoder::new(self.decoder_config()?, &Vars::new(&source, &storage)).map_err(models::ModelError::from)?)
+        Ok(Decoder::new(self.decoder_config()?, &Vars::new(&source, &storage))
+            .map_err(models::ModelError::from)?)
     }
 
     /// The architecture.
@@ -146,7 +147,10 @@ impl Objective for Language {
     fn identity(&self) -> String {
         let Windows { shape, task_share, seed, .. } = &self.train;
         let Shape { rows, sequence } = shape;
-        format!("corpus {:016x}, {rows} x {sequence} tokens, tasks {task_share}, seed {seed}", self.fingerprint)
+        format!(
+            "corpus {:016x}, {rows} x {sequence} tokens, tasks {task_share}, seed {seed}",
+            self.fingerprint
+        )
     }
 }
 
@@ -159,7 +163,8 @@ pub fn loss(model: &Decoder, batch: &Batch, shape: Shape) -> Tensor<1> {
 pub fn logits(model: &Decoder, ids: &[u32], Shape { rows, sequence }: Shape) -> Tensor<2> {
     let positions: Vec<u32> = (0..rows).flat_map(|_| 0..sequence as u32).collect();
     let lengths = vec![sequence as u32; ids.len()];
-    let hidden = model.forward(Tokens { ids, positions: &positions, lengths: &lengths }, &mut Batched::causal(rows));
+    let hidden =
+        model.forward(Tokens { ids, positions: &positions, lengths: &lengths }, &mut Batched::causal(rows));
     model.logits(hidden)
 }
 

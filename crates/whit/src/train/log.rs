@@ -42,7 +42,8 @@ impl Log {
     /// If the file cannot be read or written.
     pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
         let kept = if step == 0 { Vec::new() } else { read(path)? };
-        let kept: Vec<_> = kept.into_iter().filter(|record| record.step <= step).map(|record| line(&record)).collect();
+        let kept: Vec<_> =
+            kept.into_iter().filter(|record| record.step <= step).map(|record| line(&record)).collect();
         write_whole(path, kept.concat().as_bytes())?;
         let file = OpenOptions::new().append(true).open(path).map_err(TrainError::file("write", path))?;
         Ok(Self { path: path.to_path_buf(), file })

@@ -21,7 +21,7 @@ pub mod windows;
 
 use std::path::{Path, PathBuf};
 
-use crate::load::LoadError;
+use crate::load::{LoadError, write_atomic};
 use crate::world::corpus::CorpusError;
 
 /// Why a model could not be trained.
@@ -62,7 +62,9 @@ pub enum TrainError {
         what: String,
     },
     /// The loss or a gradient is no longer a number.
-    #[error("the training diverged at step {step} (loss {loss}, gradient norm {norm}); lower the learning rate")]
+    #[error(
+        "the training diverged at step {step} (loss {loss}, gradient norm {norm}); lower the learning rate"
+    )]
     Diverged {
         /// The step, from 0.
         step: u64,
@@ -80,13 +82,11 @@ impl TrainError {
     }
 }
 
-/// Writes a whole file: to a temporary name first, so that it is never half there.
+/// Writes a whole file, with the folder that it is in; it is never half there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let failed = TrainError::file("write", path);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(&failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(&failed)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(&failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
+    }
+    let failed = |reason| LoadError::io("write", path, reason);
+    Ok(write_atomic(path, |file| file.write_all(bytes).map_err(failed))?)
 }

@@ -89,7 +89,8 @@ pub struct Update {
 impl Update {
     /// The Euclidean norm over all gradients.
     pub fn norm(&self) -> f32 {
-        let square = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
+        let square =
+            |values: &Vec<f32>| values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
         self.gradients.values().map(square).sum::<f64>().sqrt() as f32
     }
 }

@@ -49,7 +49,9 @@ fn drawing(curves: &[Curve]) -> String {
     let top = points().map(|point| point.1).fold(0.0, f64::max).ceil().max(1.0);
     let x = |step: f64| MARGIN + step / last * (WIDTH - 2.0 * MARGIN);
     let y = |loss: f64| HEIGHT - MARGIN - loss / top * (HEIGHT - 2.0 * MARGIN);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" font-size=\"12\">");
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" font-size=\"12\">"
+    );
     for tick in 0..=4 {
         let (step, loss) = (last * f64::from(tick) / 4.0, top * f64::from(tick) / 4.0);
         let (left, right, low) = (MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN + 18.0);
@@ -64,7 +66,8 @@ fn drawing(curves: &[Curve]) -> String {
         );
     }
     for (row, curve) in curves.iter().enumerate() {
-        let path: Vec<_> = curve.points.iter().map(|&(step, loss)| format!("{:.1},{:.1}", x(step), y(loss))).collect();
+        let path: Vec<_> =
+            curve.points.iter().map(|&(step, loss)| format!("{:.1},{:.1}", x(step), y(loss))).collect();
         let Curve { name, colour, .. } = curve;
         let (left, low) = (WIDTH - MARGIN - 110.0, MARGIN + 18.0 * row as f64);
         let _ = write!(

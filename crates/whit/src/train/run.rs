@@ -110,21 +110,30 @@ impl<O: Objective> Run<'_, O> {
     /// If there is no checkpoint, or it is damaged.
     pub fn restore(&self, model: O::Model) -> Result<Outcome<O::Model>, TrainError> {
         let folder = self.checkpoints();
-        let nothing = || TrainError::Setting(format!("there is no checkpoint in {}; train first", folder.display()));
-        let Restored { progress, model, memories } = checkpoint::restore(&folder, model)?.ok_or_else(nothing)?;
+        let nothing =
+            || TrainError::Setting(format!("there is no checkpoint in {}; train first", folder.display()));
+        let Restored { progress, model, memories } =
+            checkpoint::restore(&folder, model)?.ok_or_else(nothing)?;
         let interrupted = progress.step < self.settings.schedule.steps;
-        Ok(Outcome { model: averaged(model, &memories), step: progress.step, seconds: progress.seconds, interrupted })
+        Ok(Outcome {
+            model: averaged(model, &memories),
+            step: progress.step,
+            seconds: progress.seconds,
+            interrupted,
+        })
     }
 
     fn begin(&self, model: O::Model, resume: bool) -> Result<Restored<O::Model>, TrainError> {
         let Settings { optimizer, parts, .. } = self.settings;
         let identity = format!("{}; {}", self.objective.identity(), serde_json::json!([optimizer, parts]));
-        if resume {
-            if let Some(state) = checkpoint::restore(&self.checkpoints(), model.clone())? {
-                let path = self.checkpoints();
-                let what = || format!("{:?} instead of {identity:?}", state.progress.identity);
-                return if state.progress.identity == identity { Ok(state) } else { Err(TrainError::OtherRun { path, what: what() }) };
-            }
+        if resume && let Some(state) = checkpoint::restore(&self.checkpoints(), model.clone())? {
+            let path = self.checkpoints();
+            let what = || format!("{:?} instead of {identity:?}", state.progress.identity);
+            return if state.progress.identity == identity {
+                Ok(state)
+            } else {
+                Err(TrainError::OtherRun { path, what: what() })
+            };
         }
         let progress = Progress { identity, ..Progress::default() };
         Ok(Restored { progress, model, memories: Memories::new() })
@@ -287,7 +296,12 @@ mod tests {
         Settings { schedule, optimizer, parts: 2, checkpoint_every: 7, evaluate_every: 20 }
     }
 
-    fn train(curve: &Curve, folder: &Path, settings: Settings, resume: bool) -> Result<Outcome<Tiny>, TrainError> {
+    fn train(
+        curve: &Curve,
+        folder: &Path,
+        settings: Settings,
+        resume: bool,
+    ) -> Result<Outcome<Tiny>, TrainError> {
         let run = Run { objective: curve, settings, folder, stop: &curve.stop, report: &mut |_| {} };
         run.train(tiny(), resume)
     }
@@ -327,8 +341,13 @@ mod tests {
         let killed = std::panic::catch_unwind(|| {
             let curve = Curve::default();
             let mut report = |record: &Record| assert!(record.step < 38, "killed");
-            let run =
-                Run { objective: &curve, settings: cut, folder: two.path(), stop: &curve.stop, report: &mut report };
+            let run = Run {
+                objective: &curve,
+                settings: cut,
+                folder: two.path(),
+                stop: &curve.stop,
+                report: &mut report,
+            };
             run.train(tiny(), false)
         });
         assert!(killed.is_err());

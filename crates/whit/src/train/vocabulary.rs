@@ -26,7 +26,9 @@ const CHUNK: usize = 256;
 /// If `size` does not leave room for the 256 bytes and the end token.
 pub fn train(documents: &[Document], size: usize) -> Result<Tokenizer, TrainError> {
     if size <= 257 {
-        return Err(TrainError::Setting(format!("a vocabulary of {size} tokens is too small, the least is 258")));
+        return Err(TrainError::Setting(format!(
+            "a vocabulary of {size} tokens is too small, the least is 258"
+        )));
     }
     let mut tokenizer = Tokenizer::new(BPE::default());
     let steps: Vec<PreTokenizerWrapper> =
@@ -59,7 +61,11 @@ pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TrainError>
 ///
 /// # Errors
 /// If the tokenizer cannot encode a document.
-pub fn encode_documents(tokenizer: &Tokenizer, documents: &[Document], end: u32) -> Result<Vec<u32>, TrainError> {
+pub fn encode_documents(
+    tokenizer: &Tokenizer,
+    documents: &[Document],
+    end: u32,
+) -> Result<Vec<u32>, TrainError> {
     let mut ids = Vec::new();
     for chunk in documents.chunks(CHUNK) {
         let texts = chunk.iter().map(|document| document.text.as_str()).collect();
@@ -76,7 +82,8 @@ mod tests {
     use super::*;
 
     fn documents() -> Vec<Document> {
-        let text = |i: usize| format!("fn value_{i}() -> usize {{\n    let total = {i} * 12;\n    total\n}}\n");
+        let text =
+            |i: usize| format!("fn value_{i}() -> usize {{\n    let total = {i} * 12;\n    total\n}}\n");
         (0..60).map(|i| Document { source: "test".into(), text: text(i) }).collect()
     }
 

@@ -77,7 +77,11 @@ impl Windows {
     /// Row number `row` of the run: `sequence + 1` tokens of a task or of the text.
     fn row(&self, tokenizer: &Tokenizer, row: u64) -> Result<Vec<u32>, TrainError> {
         let mut random = stream(self.seed, 1, row);
-        if random.random_bool(self.task_share) { self.task_row(tokenizer, &mut random) } else { self.window(row) }
+        if random.random_bool(self.task_share) {
+            self.task_row(tokenizer, &mut random)
+        } else {
+            self.window(row)
+        }
     }
 
     /// The windows of every epoch are taken in another order, none of them twice.
@@ -86,7 +90,9 @@ impl Windows {
         let count = self.tokens.len().saturating_sub(1) / sequence;
         if count == 0 {
             let found = self.tokens.len();
-            return Err(TrainError::Setting(format!("{found} tokens of text do not fill one window of {sequence}")));
+            return Err(TrainError::Setting(format!(
+                "{found} tokens of text do not fill one window of {sequence}"
+            )));
         }
         let epoch = row / count as u64;
         let place = shuffled(count, self.seed, epoch)[(row % count as u64) as usize] as usize;

@@ -10,6 +10,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use half::f16;
 

@@ -113,13 +113,8 @@ fn best_line(run: &[f32; 32], steps: &Steps) -> (f32, f32) {
         return (0.0, -low);
     }
     let root = (sum(&run.map(|weight| weight * weight)) / 32.0).sqrt();
-    let line = Line {
-        run,
-        importance: run.map(|weight| root + weight.abs()),
-        low,
-        range: high - low,
-        top: f32::from(steps.top),
-    };
+    let importance = run.map(|weight| root + weight.abs());
+    let mut line = Line { run, importance, low, range: high - low, top: f32::from(steps.top) };
     let mut best = (line.range / line.top, low);
     let mut least = line.error(&line.levels(line.top), best);
     for index in 0..steps.count {
@@ -128,6 +123,8 @@ fn best_line(run: &[f32; 32], steps: &Steps) -> (f32, f32) {
         let error = line.error(&levels, fit);
         if error < least {
             (best, least) = (fit, error);
+            // The next ranges start from the better offset.
+            (line.low, line.range) = (fit.1, high - fit.1);
         }
     }
     (best.0, -best.1)
