@@ -53,14 +53,14 @@ def peers(options):
 
 
 def whit(options, kind):
-    """One run of `whit bench speed`: (program, what, tokens per second)."""
+    """One run of `whit bench text` without methods: (program, what, tokens per second)."""
     file = options.gguf_dir and options.gguf_dir / f"{options.shape}.{kind.upper()}.gguf"
     model = ["--model", file] if file and file.exists() else ["--shape", options.shape, "--dtype", kind]
-    command = [options.whit, "bench", "speed", *model, "--prompt-tokens", options.prompt, "--new-tokens", options.decode,
-               "--threads", options.threads, "--json"]
+    command = [options.whit, "bench", "text", *model, "--prompt", options.prompt, "--decode", options.decode,
+               "--threads", options.threads, "--rounds", 1, "--format", "json"]
     done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
-    record = json.loads(done.stdout)
-    return [(f"whit {kind}", what, record[f"{what}_per_s"]) for what in ("prefill", "decode")]
+    record = json.loads(done.stdout)[0]
+    return [(f"whit {kind}", "prefill", record["prompt_rate"]), (f"whit {kind}", "decode", record["decode_rate"])]
 
 
 def report(rates):
