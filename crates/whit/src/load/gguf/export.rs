@@ -35,7 +35,8 @@ pub fn export(
     let model = Model { config: &files.config, tokenizer, chat_template: template, tensors: &tensors };
     let mut done = 0;
     save_with(path, &model, |name| {
-        let wanted = tensors.iter().find(|(other, _)| other == name).map_or(Dtype::F32, |(_, info)| info.dtype);
+        let wanted =
+            tensors.iter().find(|(other, _)| other == name).map_or(Dtype::F32, |(_, info)| info.dtype);
         let bytes = convert(name, files.weights.read(name)?, wanted).map_err(|reason| match reason {
             Failure::Load(error) => error,
             Failure::Type(reason) => LoadError::gguf(path, GgufError::Unwritable { reason }),
