@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use whit::burn::tensor::Device;
+use whit::nn::vars::{Precision, Storage};
 #[cfg(any(feature = "vulkan", feature = "metal", feature = "webgpu"))]
 use whit::burn::tensor::DeviceKind;
 
@@ -43,6 +44,16 @@ impl DeviceName {
             Self::Cuda => Device::cuda(0),
             #[cfg(feature = "rocm")]
             Self::Rocm => Device::rocm(0),
+        }
+    }
+
+    /// The form in which a model's weights are kept: packed for the processor's kernels, or as tensors
+    /// on the device.
+    pub fn storage(self, precision: Precision) -> Storage {
+        match self {
+            Self::Cpu => Storage::Packed(precision),
+            #[allow(unreachable_patterns, reason = "there are other devices only in some builds")]
+            other => Storage::Dense(other.open()),
         }
     }
 

@@ -4,7 +4,13 @@
 use std::io;
 use std::process::ExitCode;
 
+use whit::generate::GenerateError;
+use whit::generate::text::TextError;
+use whit::load::LoadError;
 use whit::methods::MethodError;
+use whit::models::ModelError;
+use whit::models::forward::ForwardError;
+use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +18,24 @@ pub enum AppError {
     /// Methods that were refused.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// A model that could not be trained.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A model's files that cannot be read, or a file that cannot be written.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A model that cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A text model that cannot be opened.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A request that cannot be carried out.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// Inputs of a forward pass that were refused.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -67,9 +91,9 @@ impl AppError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Method(_) | Self::Input { .. } | Self::File { .. } => 2,
-            Self::Interrupted => 130,
             Self::Output(_) => 1,
+            Self::Interrupted => 130,
+            _ => 2,
         }
     }
 

@@ -5,7 +5,9 @@ mod device;
 mod error;
 mod interrupt;
 mod machine;
+mod model;
 mod output;
+mod sampling;
 mod verbs;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle, presets};
 use serde::Serialize;
 
 use crate::error::AppError;
@@ -20,10 +20,13 @@ pub fn json(value: &impl Serialize) -> Result<(), AppError> {
     text(&json)
 }
 
+/// A line under the head and no others.
+const RULED: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
+
 /// A table with a head, as wide as the terminal allows.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(RULED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(head.iter().copied());
     table.add_rows(rows);
     trimmed(&table)
@@ -44,29 +47,24 @@ fn trimmed(table: &Table) -> String {
 /// The width that running text is broken to.
 const WIDTH: usize = 88;
 
-/// Breaks each line of `text` at [`WIDTH`] and indents it. Lines keep their own indent, list items
-/// hang, and lines of prose that follow each other become one paragraph.
+/// Breaks each line of `text` at [`WIDTH`] and indents it. Lines keep their own indent, and list items hang.
 pub fn wrap(text: &str, indent: usize) -> String {
-    paragraphs(text).iter().map(|line| wrap_line(line, indent)).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| wrap_line(line, indent)).collect::<Vec<_>>().join("\n")
 }
 
-/// Joins what was broken in the source: a line that starts neither an item nor an indented block
-/// goes on with the one before, if that is full.
-fn paragraphs(text: &str) -> Vec<String> {
-    const FULL: usize = 90;
+/// Joins the lines of each paragraph and list item of a Markdown text, so that [`wrap`] can break them anew.
+pub fn joined(markdown: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
-    let mut full = false;
-    for line in text.lines() {
+    for line in markdown.lines().map(str::trim) {
         match lines.last_mut() {
-            Some(last) if full && !line.is_empty() && hang(line.trim_start()) == 0 => {
+            Some(last) if !last.is_empty() && !line.is_empty() && hang(line) == 0 => {
                 last.push(' ');
-                last.push_str(line.trim_start());
+                last.push_str(line);
             }
             _ => lines.push(line.to_owned()),
         }
-        full = line.chars().count() > FULL;
     }
-    lines
+    lines.join("\n")
 }
 
 /// How far the following lines of a list item are indented: 0 for what is no list item.
@@ -118,10 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn full_lines_run_on() {
-        let first = "x".repeat(60) + " " + &"y".repeat(40);
-        let wrapped = wrap(&format!("{first}\nz"), 0);
-        assert_eq!(wrapped, format!("{}\n{} z", "x".repeat(60), "y".repeat(40)));
+    fn paragraphs_and_items_are_joined() {
+        assert_eq!(joined("a\nb\n\n- c\n  d\n- e\n1. f\n   g"), "a b\n\n- c d\n- e\n1. f g");
     }
 
     #[test]

@@ -54,7 +54,8 @@ fn check(rows: usize, vocabulary: usize, targets: &[u32], ignore: Option<u32>) {
 
 fn portable(logits: Tensor<2>, targets: &[u32], ignore: Option<u32>) -> Tensor<1> {
     let device = logits.device();
-    let kept: Vec<i64> = (0..targets.len() as i64).filter(|&row| Some(targets[row as usize]) != ignore).collect();
+    let kept: Vec<i64> =
+        (0..targets.len() as i64).filter(|&row| Some(targets[row as usize]) != ignore).collect();
     if kept.is_empty() {
         return (logits * 0.0).sum();
     }
@@ -194,5 +195,68 @@ impl Kernel<1> for CrossEntropy {
         // SAFETY: the rows cover all logits.
         let out = unsafe { vector::filled(logits.len(), task) };
         [Some(Host::new(pass.inputs[0].shape(), out))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, assert_same_slopes, noise, tracked, values};
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_case_by_hand() {
+        let logits = [0.0, 3f32.ln(), 0.0, 0.0];
+        assert_near(&token_losses(&logits, &[1, 0]), &[-0.75f64.ln(), 2f64.ln()], 1e-6, 1e-3);
+        let x = tracked(&logits, [2, 2]);
+        let loss = cross_entropy(x.clone(), &[1, 9], Some(9));
+        let gradient = x.grad(&loss.clone().backward()).map(values).unwrap_or_default();
+        assert_near(&values(loss), &[-0.75f64.ln()], 1e-6, 1e-3);
+        assert_near(&gradient, &[0.25, -0.25, 0.0, 0.0], 1e-6, 1.0);
+    }
+
+    #[test]
+    fn losses_are_within_2e_6_of_the_reference() {
+        for width in [1, 5, 64, 1001] {
+            let logits = noise(9 * width, 1, 6.0);
+            let targets: Vec<u32> = (0..9).map(|row| (row * 7 % width) as u32).collect();
+            let wanted: Vec<f64> =
+                logits.chunks(width).zip(&targets).map(|(row, &target)| reference(row, target)).collect();
+            assert_near(&token_losses(&logits, &targets), &wanted, 2e-6, 1.0);
+        }
+    }
+
+    #[test]
+    fn gradients_equal_the_portable_path() {
+        let targets: Vec<u32> = (0..40).map(|row| row * 5 % 33).collect();
+        for ignore in [None, Some(5)] {
+            let x = [tracked(&noise(40 * 33, 2, 3.0), [40, 33])];
+            let lift = |loss: Tensor<1>| loss.unsqueeze::<2>();
+            assert_same_slopes(
+                x,
+                |[x]| lift(cross_entropy(x, &targets, ignore)),
+                |[x]| lift(portable(x, &targets, ignore)),
+                3e-6,
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_to_learn_is_no_loss() {
+        let x = tracked(&[1.0, 2.0], [1, 2]);
+        let loss = cross_entropy(x.clone(), &[7], Some(7));
+        assert_eq!(values(loss.clone()), [0.0]);
+        assert_eq!(x.grad(&loss.backward()).map(values), Some(vec![0.0; 2]));
+    }
+
+    #[test]
+    fn nan_reaches_the_loss() {
+        assert!(token_losses(&[f32::NAN, 0.0], &[1])[0].is_nan());
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the vocabulary of 3")]
+    fn a_target_beyond_the_vocabulary_is_refused() {
+        cross_entropy(Tensor::zeros([1, 3], &Device::flex()), &[3], None);
     }
 }

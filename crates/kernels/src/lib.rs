@@ -7,12 +7,14 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod arithmetic;
 pub mod attention;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
 pub mod matmul;
+pub mod memory;
 pub mod norm;
 pub mod op;
 pub mod parallel;

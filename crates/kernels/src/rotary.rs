@@ -5,6 +5,8 @@
 //! scaling of frequencies work. Only the pairs that the tables cover are turned (partial rotary); the
 //! rest of the head passes through. NaN and infinity stay within their pair.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use crate::op::{self, Host, Kernel, Pass};
@@ -44,12 +46,27 @@ impl Turn<'_> {
     /// If lengths do not fit.
     pub fn in_place(&self, x: &mut [f32]) {
         let per_token = self.check(x.len());
-        let data = Shared(x.as_mut_ptr());
+        // SAFETY: `x` is borrowed alone and already written.
+        unsafe { self.tokens(None, &Shared(x.as_mut_ptr()), per_token) }
+    }
+
+    /// Turns `x` ([tokens, heads, head_dim]) into a new vector.
+    ///
+    /// # Panics
+    /// If lengths do not fit.
+    pub fn turned(&self, x: &[f32]) -> Vec<f32> {
+        let per_token = self.check(x.len());
+        // SAFETY: the vector has room for the tokens of `x`, which cover it.
+        unsafe { vector::filled(x.len(), |out| self.tokens(Some(x), &Shared(out), per_token)) }
+    }
+
+    /// Turns all tokens in `out`, after a copy from `from` if there is one.
+    ///
+    /// # Safety
+    /// `out` must be writable for all tokens, and hold them if `from` does not.
+    unsafe fn tokens(&self, from: Option<&[f32]>, out: &Shared<f32>, per_token: usize) {
         vector::rows(self.tokens, per_token, |range| {
-            let count = range.len() * per_token;
-            // SAFETY: ranges of tokens are disjoint within `x`, which is borrowed alone.
-            let x = unsafe { std::slice::from_raw_parts_mut(data.at(range.start * per_token), count) };
-            vector::run(Tokens { turn: *self, x, per_token, first: range.start });
+            vector::run(Tokens { turn: self, from, out, per_token, range });
         });
     }
 
@@ -77,17 +94,22 @@ impl Turn<'_> {
         assert!(length.is_multiple_of(tokens) && self.cos.len().is_multiple_of(tokens), "no rows of tokens");
         assert!(self.tokens > 0 || length == 0, "values without tokens");
         let per_token = length / tokens;
-        assert!(self.head_dim > 0 && per_token.is_multiple_of(self.head_dim), "no heads of {}", self.head_dim);
+        assert!(
+            self.head_dim > 0 && per_token.is_multiple_of(self.head_dim),
+            "no heads of {}",
+            self.head_dim
+        );
         assert!(2 * self.cos.len() / tokens <= self.head_dim, "more angles than pairs");
         per_token
     }
 }
 
 struct Tokens<'a> {
-    turn: Turn<'a>,
-    x: &'a mut [f32],
+    turn: &'a Turn<'a>,
+    from: Option<&'a [f32]>,
+    out: &'a Shared<f32>,
     per_token: usize,
-    first: usize,
+    range: Range<usize>,
 }
 
 impl Program for Tokens<'_> {
@@ -95,16 +117,26 @@ impl Program for Tokens<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Turn { cos, sin, tokens, head_dim, style, inverse } = self.turn;
+        let Turn { cos, sin, tokens, head_dim, style, inverse } = *self.turn;
         let half = cos.len() / tokens;
         let sign = if inverse { -1.0 } else { 1.0 };
-        for (index, token) in self.x.chunks_exact_mut(self.per_token.max(1)).enumerate() {
-            let angles = (self.first + index) * half..(self.first + index + 1) * half;
-            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-            for head in token.chunks_exact_mut(head_dim) {
+        for token in self.range {
+            let out = self.out.at(token * self.per_token);
+            // SAFETY: the caller of `tokens` vouches for `out`; tokens are disjoint.
+            let x = unsafe {
+                if let Some(from) = self.from {
+                    let from = &from[token * self.per_token..][..self.per_token];
+                    out.copy_from_nonoverlapping(from.as_ptr(), self.per_token);
+                }
+                std::slice::from_raw_parts_mut(out, self.per_token)
+            };
+            let angles = token * half..(token + 1) * half;
+            for head in x.chunks_exact_mut(head_dim) {
                 match style {
-                    Style::Halves => turn_halves(head, cos, sin, sign),
-                    Style::Interleaved => turn_interleaved(head, cos, sin, sign),
+                    Style::Halves => turn_halves(head, &cos[angles.clone()], &sin[angles.clone()], sign),
+                    Style::Interleaved => {
+                        turn_interleaved(head, &cos[angles.clone()], &sin[angles.clone()], sign)
+                    }
                 }
             }
         }
@@ -171,7 +203,10 @@ fn portable(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, style: Style) -> Tenso
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
     let second = b * cos + a * sin;
     let turned = Tensor::stack::<4>(vec![first, second], axis).reshape([tokens, heads, 2 * half]);
-    Tensor::cat(vec![turned, x.narrow(2, 2 * half, head_dim - 2 * half)], 2)
+    match head_dim - 2 * half {
+        0 => turned,
+        rest => Tensor::cat(vec![turned, x.narrow(2, 2 * half, rest)], 2),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -184,9 +219,8 @@ struct Rotary {
 impl Rotary {
     fn turned(&self, x: &Host, inverse: bool) -> Host {
         let (cos, sin, style) = (self.cos.data(), self.sin.data(), self.style);
-        let mut data = x.data().to_vec();
-        Turn { cos, sin, tokens: x.dim(0), head_dim: x.dim(2), style, inverse }.in_place(&mut data);
-        Host::new(x.shape(), data)
+        let turn = Turn { cos, sin, tokens: x.dim(0), head_dim: x.dim(2), style, inverse };
+        Host::new(x.shape(), turn.turned(x.data()))
     }
 }
 
@@ -199,5 +233,76 @@ impl Kernel<1> for Rotary {
 
     fn backward(&self, pass: Pass<'_, (), 1>) -> [Option<Host>; 1] {
         [Some(self.turned(pass.gradient, true))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, assert_same_slopes, noise, tracked};
+    use burn::tensor::{Device, TensorData};
+    use proptest::prelude::*;
+
+    /// Cosines and sines of some angles, [tokens, half].
+    fn tables(tokens: usize, half: usize) -> (Vec<f32>, Vec<f32>) {
+        noise(tokens * half, 11, 3.0).iter().map(|angle| (angle.cos(), angle.sin())).unzip()
+    }
+
+    #[test]
+    fn a_quarter_turn_by_hand() {
+        let (cos, sin) = (&[0.0, 1.0], &[1.0, 0.0]);
+        let turn = Turn { cos, sin, tokens: 1, head_dim: 5, style: Style::Halves, inverse: false };
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+        turn.in_place(&mut x);
+        assert_eq!(x, [-3.0, 2.0, 1.0, 4.0, 5.0]);
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+        Turn { style: Style::Interleaved, ..turn }.in_place(&mut x);
+        assert_eq!(x, [-2.0, 1.0, 3.0, 4.0, 5.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_equals_the_reference_and_turns_back(
+            tokens in 1usize..6, heads in 1usize..4, half in 0usize..40, rest in 1usize..9, interleaved: bool,
+        ) {
+            let head_dim = 2 * half + rest;
+            let (cos, sin) = tables(tokens, half);
+            let style = if interleaved { Style::Interleaved } else { Style::Halves };
+            let turn = Turn { cos: &cos, sin: &sin, tokens, head_dim, style, inverse: false };
+            let x = noise(tokens * heads * head_dim, 12, 1.0);
+            let mut turned = x.clone();
+            turn.in_place(&mut turned);
+            let wanted: Vec<f64> =
+                x.chunks(head_dim).enumerate().flat_map(|(index, head)| turn.reference(head, index / heads)).collect();
+            assert_near(&turned, &wanted, 1e-6, 1.0);
+            Turn { inverse: true, ..turn }.in_place(&mut turned);
+            let wanted: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+            assert_near(&turned, &wanted, 1e-6, 1.0);
+        }
+    }
+
+    #[test]
+    fn tensors_and_gradients_equal_the_portable_path() {
+        let (cos, sin) = tables(6, 8);
+        let table =
+            |data: &[f32]| Tensor::<2>::from_data(TensorData::new(data.to_vec(), [6, 8]), &Device::flex());
+        for style in [Style::Halves, Style::Interleaved] {
+            for head_dim in [16, 20] {
+                let x = tracked(&noise(6 * 3 * head_dim, 1, 1.0), [6, 3, head_dim]);
+                assert_same_slopes(
+                    [x],
+                    |[x]| apply(x, table(&cos), table(&sin), style),
+                    |[x]| portable(x, table(&cos), table(&sin), style),
+                    1e-6,
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "tables of 2 rows for 3 tokens")]
+    fn tables_for_other_tokens_are_refused() {
+        let zeros = |shape| Tensor::<2>::zeros(shape, &Device::flex());
+        apply(Tensor::zeros([3, 1, 4], &Device::flex()), zeros([2, 2]), zeros([2, 2]), Style::Halves);
     }
 }

@@ -82,7 +82,14 @@ impl Form for Softmax {
         // SAFETY: the caller vouches for `out`; the second sweep reads what the first has written.
         unsafe {
             let powers = Powers { most };
-            let [sum] = sweep_raw::<V, _, 1, 1, 1>(powers, [row.as_ptr()], [out], row.len(), [f32::NEG_INFINITY], [0.0]);
+            let [sum] = sweep_raw::<V, _, 1, 1, 1>(
+                powers,
+                [row.as_ptr()],
+                [out],
+                row.len(),
+                [f32::NEG_INFINITY],
+                [0.0],
+            );
             let scale = Each(Affine { scale: 1.0 / sum.sum(), shift: 0.0 });
             sweep_raw::<V, _, 1, 1, 0>(scale, [out.cast_const()], [out], row.len(), [0.0], []);
         }
@@ -93,7 +100,16 @@ impl Form for Softmax {
         let [dot] = fold::<V, 2, 1>(Dot, [result, gradient], [0.0; 2], [0.0]);
         let map = Each(SoftmaxSlope { dot: dot.sum() });
         // SAFETY: the caller vouches for `out`.
-        unsafe { sweep_raw::<V, _, 2, 1, 0>(map, [result.as_ptr(), gradient.as_ptr()], [out], result.len(), [0.0; 2], []) };
+        unsafe {
+            sweep_raw::<V, _, 2, 1, 0>(
+                map,
+                [result.as_ptr(), gradient.as_ptr()],
+                [out],
+                result.len(),
+                [0.0; 2],
+                [],
+            )
+        };
     }
 }
 
@@ -114,7 +130,16 @@ impl Form for LogSoftmax {
         let [sum] = fold::<V, 1, 1>(Sum, [gradient], [0.0], [0.0]);
         let map = Each(LogSoftmaxSlope { sum: sum.sum() });
         // SAFETY: the caller vouches for `out`.
-        unsafe { sweep_raw::<V, _, 2, 1, 0>(map, [result.as_ptr(), gradient.as_ptr()], [out], result.len(), [0.0; 2], []) };
+        unsafe {
+            sweep_raw::<V, _, 2, 1, 0>(
+                map,
+                [result.as_ptr(), gradient.as_ptr()],
+                [out],
+                result.len(),
+                [0.0; 2],
+                [],
+            )
+        };
     }
 }
 
@@ -273,7 +298,10 @@ impl<F: Form> Program for Backward<'_, F> {
 
 /// Rows of `width` values in `length`.
 fn count(length: usize, width: usize) -> usize {
-    assert!(length == 0 || (width > 0 && length.is_multiple_of(width)), "{length} values are no rows of {width}");
+    assert!(
+        length == 0 || (width > 0 && length.is_multiple_of(width)),
+        "{length} values are no rows of {width}"
+    );
     if length == 0 { 0 } else { length / width }
 }
 
@@ -301,5 +329,74 @@ impl<F: Form> Kernel<1> for Rows<F> {
         // SAFETY: the rows cover the whole result.
         let out = unsafe { vector::filled(result.len(), task) };
         [Some(Host::new(pass.output.shape(), out))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, assert_same_slopes, noise, tracked};
+
+    #[test]
+    fn a_case_by_hand() {
+        let mut out = [0.0; 3];
+        softmax_rows(&[0.0, 2f32.ln(), f32::NEG_INFINITY], 3, &mut out);
+        assert_near(&out, &[1.0 / 3.0, 2.0 / 3.0, 0.0], 1e-7, 1e-6);
+        log_softmax_rows(&[0.0, 3f32.ln(), f32::NEG_INFINITY], 3, &mut out);
+        assert_near(&out, &[0.25f64.ln(), 0.75f64.ln(), f64::NEG_INFINITY], 1e-6, 1e-6);
+    }
+
+    #[test]
+    fn rows_are_within_2e_6_of_the_reference() {
+        for width in [1, 2, 15, 16, 17, 63, 100, 512, 3073] {
+            let x = noise(3 * width, width as u64, 5.0);
+            let (mut out, mut logs) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            softmax_rows(&x, width, &mut out);
+            log_softmax_rows(&x, width, &mut logs);
+            let wanted: Vec<f64> = x.chunks(width).flat_map(reference).collect();
+            assert_near(&out, &wanted, 2e-6, 1e-30);
+            let wanted: Vec<f64> = wanted.iter().map(|p| p.ln()).collect();
+            assert_near(&logs, &wanted, 2e-6, 1.0);
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company() {
+        let width = 333;
+        let x = noise(200 * width, 1, 3.0);
+        let mut all = vec![0.0; x.len()];
+        softmax_rows(&x, width, &mut all);
+        for row in [0, 1, 77, 199] {
+            let mut alone = vec![0.0; width];
+            softmax_rows(&x[row * width..][..width], width, &mut alone);
+            assert_eq!(alone, all[row * width..][..width]);
+        }
+    }
+
+    #[test]
+    fn bad_rows_are_nan_and_leave_the_others_alone() {
+        let x = [1.0, f32::NAN, f32::INFINITY, 1.0, f32::NEG_INFINITY, f32::NEG_INFINITY, 5.0, 5.0];
+        let mut out = [0.0; 8];
+        softmax_rows(&x, 2, &mut out);
+        assert!(out[..6].iter().all(|x| x.is_nan()));
+        assert_eq!(out[6..], [0.5, 0.5]);
+    }
+
+    #[test]
+    fn empty_tensors_stay_empty() {
+        softmax_rows(&[], 5, &mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "no rows of 3")]
+    fn ragged_rows_are_refused() {
+        softmax_rows(&[0.0; 4], 3, &mut [0.0; 4]);
+    }
+
+    #[test]
+    fn gradients_equal_burns() {
+        let x = || [tracked(&noise(4 * 37, 5, 2.0), [2, 2, 37])];
+        assert_same_slopes(x(), |[x]| softmax(x), |[x]| activation::softmax(x, 2), 3e-6);
+        assert_same_slopes(x(), |[x]| log_softmax(x), |[x]| activation::log_softmax(x, 2), 3e-6);
     }
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use whit::methods::{
-    Access, Claim, Kind, Knobs, METHODS, MethodError, ModelFacts, Plan, Selection, Spec, Value, clash, find, page,
+    Access, Claim, Kind, Knobs, METHODS, MethodError, ModelFacts, Plan, Selection, Spec, Value, clash, find,
+    page,
 };
 
 fn repository() -> PathBuf {
@@ -34,7 +35,10 @@ fn plan(methods: &[Knobs], model: &ModelFacts) -> Result<Plan, MethodError> {
 
 fn pairs() -> impl Iterator<Item = (&'static Spec, &'static Spec)> {
     let later = |index: usize| METHODS[index + 1..].iter().copied();
-    METHODS.iter().enumerate().flat_map(move |(index, first)| later(index).map(move |second| (*first, second)))
+    METHODS
+        .iter()
+        .enumerate()
+        .flat_map(move |(index, first)| later(index).map(move |second| (*first, second)))
 }
 
 // --- What needs no model ------------------------------------------------------------------------
@@ -54,7 +58,8 @@ fn names_are_kebab_case_and_unique() {
 #[test]
 fn every_spec_is_filled_in() {
     for spec in METHODS {
-        let texts = [spec.title, spec.summary, spec.long, spec.paper.title, spec.paper.authors, spec.paper.arxiv];
+        let texts =
+            [spec.title, spec.summary, spec.long, spec.paper.title, spec.paper.authors, spec.paper.arxiv];
         assert!(texts.iter().all(|text| !text.trim().is_empty()), "{}: a text is empty", spec.id);
         assert!(!spec.models.is_empty() && !spec.claims.is_empty() && !spec.stages.is_empty(), "{}", spec.id);
         assert!(spec.knobs.iter().all(|knob| !knob.help.is_empty()), "{}: a knob has no help", spec.id);
@@ -69,9 +74,17 @@ fn defaults_and_off_values_are_allowed() {
             let named = format!("{}:{}", spec.id, knob.name);
             assert!(knob.kind.allows(knob.default), "{named}: default");
             assert!(knob.off.is_none_or(|off| knob.kind.allows(off)), "{named}: off");
-            assert_ne!(knob.off, Some(knob.default), "{named}: asked for without knobs, the method must be on");
+            assert_ne!(
+                knob.off,
+                Some(knob.default),
+                "{named}: asked for without knobs, the method must be on"
+            );
         }
-        assert!(spec.knobs.iter().any(|knob| knob.off.is_some()), "{} has no off value to sweep through", spec.id);
+        assert!(
+            spec.knobs.iter().any(|knob| knob.off.is_some()),
+            "{} has no off value to sweep through",
+            spec.id
+        );
     }
 }
 
@@ -101,7 +114,9 @@ fn the_ends_of_every_knob_plan_or_say_what_does_not_fit() {
                 let mut knobs = Knobs::defaults(spec);
                 knobs.set(knob.name, end).unwrap();
                 match plan(&[knobs], &model_for(spec)) {
-                    Ok(plan) => assert_eq!(plan.is_plain(), knob.off == Some(end), "{}:{}", spec.id, knob.name),
+                    Ok(plan) => {
+                        assert_eq!(plan.is_plain(), knob.off == Some(end), "{}:{}", spec.id, knob.name)
+                    }
                     Err(MethodError::Unfit { method, .. }) => assert_eq!(method, spec.id),
                     Err(other) => panic!("{}:{}={end}: {other}", spec.id, knob.name),
                 }
@@ -120,7 +135,8 @@ fn bad_values_are_refused_with_method_knob_value_and_what_is_allowed() {
                 Kind::Ratio => "1.5".into(),
                 Kind::Choice { .. } | Kind::Flag => "perhaps".into(),
             };
-            let error = Selection::parse(&[format!("{}:{}={bad}", spec.id, knob.name)]).unwrap_err().to_string();
+            let error =
+                Selection::parse(&[format!("{}:{}={bad}", spec.id, knob.name)]).unwrap_err().to_string();
             for part in [spec.id, knob.name, &bad, &knob.kind.to_string()] {
                 assert!(error.contains(part), "{part} is missing in: {error}");
             }

@@ -2,12 +2,13 @@
 
 use clap::ValueEnum;
 use serde::Serialize;
+use whit::measure::{bytes, memory};
 use whit_kernels::{parallel, simd};
 
 use crate::context::Context;
 use crate::device::DeviceName;
 use crate::error::AppError;
-use crate::machine::{self, Memory};
+use crate::machine;
 use crate::output;
 
 /// Say what this machine offers, which kernels will be used, and how fast it is
@@ -24,7 +25,8 @@ struct Findings {
     bf16: bool,
     threads: usize,
     cores: usize,
-    memory: Option<Memory>,
+    memory_total_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
     devices: Vec<String>,
     kernels: Vec<Kernel>,
     memory_read_gigabytes_per_second: f64,
@@ -39,12 +41,12 @@ struct Kernel {
 }
 
 pub fn run(_: Arguments, context: &Context) -> Result<(), AppError> {
-    let mut findings = examine();
+    let mut findings = examine(context.device);
     findings.warnings = warnings(&findings);
     context.emit(&findings, || describe(&findings))
 }
 
-fn examine() -> Findings {
+fn examine(device: DeviceName) -> Findings {
     let features = simd::features();
     Findings {
         version: env!("CARGO_PKG_VERSION"),
@@ -55,11 +57,12 @@ fn examine() -> Findings {
         bf16: features.bf16,
         threads: parallel::threads(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        memory: machine::memory(),
+        memory_total_bytes: memory::total(),
+        memory_available_bytes: memory::available(),
         devices: DeviceName::value_variants().iter().map(|device| device.name()).collect(),
         kernels: kernels(features),
         memory_read_gigabytes_per_second: machine::read_speed() / 1e9,
-        f32_product_gigaflops: machine::product_speed() / 1e9,
+        f32_product_gigaflops: machine::product_speed(&device.open()) / 1e9,
         warnings: Vec::new(),
     }
 }
@@ -72,26 +75,32 @@ fn level_name(level: simd::Level) -> &'static str {
     }
 }
 
+/// What the kernels choose, as they choose it.
 fn kernels(features: simd::Features) -> Vec<Kernel> {
     let wide = match features.level {
         simd::Level::Avx512 => "AVX-512",
         simd::Level::Avx2 => "AVX2 with FMA",
         simd::Level::Plain => "portable code",
     };
-    let bf16 = if features.bf16 { "AVX-512 BF16 dot products" } else { wide };
-    let bytes = if features.vnni { "AVX-512 VNNI dot products" } else { wide };
+    let pairs = if features.bf16 { "AVX-512 BF16 dot products" } else { wide };
+    let bytes = match features.level {
+        simd::Level::Avx512 if features.vnni => "AVX-512 VNNI dot products",
+        simd::Level::Avx512 | simd::Level::Avx2 => "AVX2",
+        simd::Level::Plain => "portable code",
+    };
     [
         ("attention, norms, activations, rotary", wide),
-        ("linear f32, convolution f32", wide),
-        ("linear bf16, convolution bf16", bf16),
-        ("linear int8, q8_0, q4_0, q4_k, q5_k, q6_k", bytes),
+        ("linear and convolution in f32", wide),
+        ("linear and convolution in bf16", pairs),
+        ("linear in int8, q8_0, q4_0, q4_k, q5_k, q6_k", bytes),
     ]
     .map(|(operation, uses)| Kernel { operation, uses })
     .into()
 }
 
 fn warnings(findings: &Findings) -> Vec<String> {
-    let low = findings.memory.is_some_and(|memory| memory.available < memory.total / 5);
+    let memory = findings.memory_available_bytes.zip(findings.memory_total_bytes);
+    let low = memory.is_some_and(|(available, total)| available < total / 5);
     let lowered = std::env::var_os("WHIT_SIMD").is_some();
     let cases = [
         (
@@ -113,9 +122,8 @@ fn warnings(findings: &Findings) -> Vec<String> {
 
 fn describe(findings: &Findings) -> String {
     let yes = |found| if found { "yes" } else { "no" };
-    let memory = findings.memory.map_or("unknown".into(), |memory| {
-        format!("{:.1} GB, {:.1} GB available", memory.total as f64 / 1e9, memory.available as f64 / 1e9)
-    });
+    let size = |size: Option<u64>| size.map_or("unknown".into(), bytes);
+    let (total, available) = (size(findings.memory_total_bytes), size(findings.memory_available_bytes));
     let rows = [
         ("whit", format!("{} on {}", findings.version, findings.system)),
         ("processor", findings.processor.clone().unwrap_or_else(|| "unknown".into())),
@@ -124,7 +132,7 @@ fn describe(findings: &Findings) -> String {
             format!("{}; VNNI {}, BF16 {}", findings.level, yes(findings.vnni), yes(findings.bf16)),
         ),
         ("threads", format!("{} of {} cores", findings.threads, findings.cores)),
-        ("memory", memory),
+        ("memory", format!("{total}, {available} available")),
         ("devices", findings.devices.join(", ")),
         ("memory read", format!("{:.1} GB/s", findings.memory_read_gigabytes_per_second)),
         ("f32 product", format!("{:.0} GFLOP/s", findings.f32_product_gigaflops)),

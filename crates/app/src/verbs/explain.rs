@@ -39,11 +39,11 @@ fn manual(spec: &Spec) -> String {
 
 /// The prose of the SPEC: each of its headings becomes a section.
 fn long(spec: &Spec) -> Vec<String> {
-    let parts = spec.long.split("### ").filter(|part| !part.trim().is_empty());
+    let parts = spec.long.split("## ").filter(|part| !part.trim().is_empty());
     parts
         .map(|part| match part.split_once('\n') {
-            Some((title, body)) => section(&title.to_uppercase(), body.trim()),
-            None => section("NOTES", part),
+            Some((title, body)) => section(&title.to_uppercase(), &output::joined(body.trim())),
+            None => section("NOTES", &output::joined(part)),
         })
         .collect()
 }
@@ -63,7 +63,7 @@ fn knobs(spec: &Spec) -> String {
 
 fn stacking(spec: &Spec) -> String {
     let mut lines: Vec<_> =
-        spec.claims.iter().map(|claim| format!("{claim}: {}", claim.access.help())).collect();
+        spec.claims.iter().map(|claim| format!("{claim} ({})", claim.access.help())).collect();
     lines.extend(spec.stages.iter().map(|stage| format!("runs at {stage}: {}", stage.help())));
     lines.push(match clashes(spec).as_slice() {
         [] => "It can be stacked with every other method.".into(),

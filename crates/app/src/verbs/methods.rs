@@ -7,15 +7,16 @@ use crate::context::Context;
 use crate::error::AppError;
 use crate::output;
 
-/// List the methods: what they do, what they cost in fidelity, what they clash with
+/// List the methods: what they do, what they cost in fidelity; -v adds the idea of each
 #[derive(Debug, clap::Args)]
 pub struct Arguments {}
 
 pub fn run(_: Arguments, context: &Context) -> Result<(), AppError> {
-    context.emit(&METHODS.iter().map(|spec| describe(spec)).collect::<Vec<_>>(), overview)
+    context
+        .emit(&METHODS.iter().map(|spec| describe(spec)).collect::<Vec<_>>(), || overview(context.verbosity))
 }
 
-fn overview() -> String {
+fn overview(verbosity: u8) -> String {
     let head = ["method", "family", "fidelity", "knobs", "works on", "paper"];
     let rows = METHODS.iter().map(|spec| {
         let knobs = spec.knobs.iter().map(|knob| knob.name).collect::<Vec<_>>().join(" ");
@@ -24,8 +25,10 @@ fn overview() -> String {
         vec![spec.id.into(), spec.room.to_string(), spec.fidelity.to_string(), knobs, models, paper]
     });
     let table = output::table(&head, rows);
+    let idea = |spec: &&Spec| format!("\n\n{}\n{}", spec.id, output::wrap(spec.summary, 4));
+    let ideas: String = METHODS.iter().filter(|_| verbosity > 0).map(idea).collect();
     format!(
-        "{table}\n\nSwitch one on with --with ID or --with ID:KNOB=VALUE,...; `whit explain ID` is its manual."
+        "{table}{ideas}\n\nSwitch one on with --with ID or --with ID:KNOB=VALUE,...; `whit explain ID` is its manual."
     )
 }
 

@@ -23,7 +23,7 @@ macro_rules! verbs {
     };
 }
 
-verbs! { methods explain doctor docs completions }
+verbs! { generate chat forward train methods explain doctor docs completions }
 
 /// One engine for generative models in which doing less work is a switch.
 #[derive(Debug, Parser)]

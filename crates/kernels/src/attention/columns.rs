@@ -82,7 +82,7 @@ impl Columns<'_> {
         let job = self.job;
         job.kernels.product(Product {
             a: job.packed(self.packed, index, rows.clone()),
-            a_row: job.head_dim,
+            a_row: job.width(),
             a_step: 1,
             b: &scratch.keys,
             b_row: KEY_BLOCK,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::buffer::Buffer;
 use super::mask::{Span, Visible, ones};
-use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing};
+use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing, prefetch};
 use super::{HeadView, KEY_BLOCK, KEY_CHUNK};
 use crate::parallel::{self, Shared};
 
@@ -52,7 +52,7 @@ pub(super) struct Bias {
     pub unbarred: Vec<u64>,
 }
 
-/// Queries times their factor, row after row for each head: `[heads, rows, head_dim]`.
+/// Row after row for each head, padded with zeros: `[heads, rows, width]`.
 pub(super) struct Packed(pub Buffer);
 
 /// What the forward pass gives.
@@ -141,14 +141,14 @@ impl Job<'_> {
         head.first + row / self.group * self.layout.query + row % self.group * self.layout.head
     }
 
-    /// The queries of all heads in rows, times `factor`.
-    pub fn pack(&self, queries: &[f32], factor: f32) -> Packed {
-        let (rows, dim) = (self.rows(), self.head_dim);
-        let mut packed = Buffer::new(self.heads.len() * rows * dim);
-        parallel::pieces(&mut packed, TASK_ROWS * dim.max(1), |piece, to| {
-            for (index, to) in to.chunks_exact_mut(dim).enumerate() {
+    /// Rows of all heads out of the queries' layout, times `factor`.
+    pub fn pack(&self, from: &[f32], factor: f32) -> Packed {
+        let (rows, dim, width) = (self.rows(), self.head_dim, self.width());
+        let mut packed = Buffer::new(self.heads.len() * rows * width);
+        parallel::pieces(&mut packed, TASK_ROWS * width.max(1), |piece, to| {
+            for (index, to) in to.chunks_exact_mut(width).enumerate() {
                 let row = piece * TASK_ROWS + index;
-                let from = &queries[self.place(&self.heads[row / rows], row % rows)..][..dim];
+                let from = &from[self.place(&self.heads[row / rows], row % rows)..][..dim];
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
             }
         });
@@ -158,7 +158,7 @@ impl Job<'_> {
     /// The packed rows `rows` of head `head`.
     pub fn packed<'b>(&self, packed: &'b Packed, head: usize, rows: Range<usize>) -> &'b [f32] {
         let start = head * self.rows();
-        &packed.0[(start + rows.start) * self.head_dim..(start + rows.end) * self.head_dim]
+        &packed.0[(start + rows.start) * self.width()..(start + rows.end) * self.width()]
     }
 
     pub fn scratch(&self) -> Scratch {
@@ -263,9 +263,12 @@ impl Job<'_> {
     ) {
         let (head, width, dim) = (rows.head, self.width(), self.head_dim);
         let len = head.block_len(start);
-        head.transpose_keys(self, start, &mut scratch.keys);
-        let direct = rows.range.len() < PACK_ROWS && width == dim;
         let source = &head.view.values[start * head.view.value_stride..];
+        let direct = rows.range.len() < PACK_ROWS && width == dim;
+        if direct {
+            prefetch(source, head.view.value_stride, [len, dim]);
+        }
+        head.transpose_keys(self, start, &mut scratch.keys);
         if !direct {
             pack_values(source, head.view.value_stride, [len, dim], &mut scratch.values);
         }
@@ -279,8 +282,8 @@ impl Job<'_> {
                 continue;
             }
             self.kernels.product(Product {
-                a: &queries[first * dim..],
-                a_row: dim,
+                a: &queries[first * width..],
+                a_row: width,
                 a_step: 1,
                 b: &scratch.keys,
                 b_row: KEY_BLOCK,
@@ -291,6 +294,10 @@ impl Job<'_> {
                 columns: KEY_BLOCK,
                 start: Start::Zero,
             });
+            if direct {
+                let next = head.view.keys.get((start + KEY_BLOCK) * head.view.stride..).unwrap_or(&[]);
+                prefetch(next, head.view.stride, [KEY_BLOCK, dim]);
+            }
             let mut factors = [0.0; ROW_GROUP];
             self.kernels.weigh(Weighing {
                 scores: &mut scratch.scores,
@@ -301,7 +308,7 @@ impl Job<'_> {
                 sums: &mut state.sums[first * 16..],
                 factors: &mut factors,
             });
-            let mut product = Product {
+            let product = Product {
                 a: &scratch.scores,
                 a_row: KEY_BLOCK,
                 a_step: 1,
@@ -314,7 +321,7 @@ impl Job<'_> {
                 columns: width,
                 start: Start::Scaled(&factors),
             };
-            if plain { skip_zeros(&mut product, dim, &factors) } else { self.kernels.product(product) }
+            if plain { skip_zeros(product, dim) } else { self.kernels.product(product) }
         }
     }
 
@@ -410,7 +417,7 @@ pub(super) fn pack_values(from: &[f32], stride: usize, [rows, dim]: [usize; 2], 
 }
 
 /// Whether a block of rows holds neither infinities nor NaN.
-fn finite(values: &[f32], stride: usize, [rows, dim]: [usize; 2]) -> bool {
+pub(super) fn finite(values: &[f32], stride: usize, [rows, dim]: [usize; 2]) -> bool {
     (0..rows).all(|row| {
         let row = &values[row * stride..][..dim];
         // No early exit, so that it is a vector loop: x - x is 0 for finite x, else NaN.
@@ -419,10 +426,12 @@ fn finite(values: &[f32], stride: usize, [rows, dim]: [usize; 2]) -> bool {
 }
 
 /// A product that leaves out the zeros of `a`, for the sake of infinities in `b` behind a mask.
-fn skip_zeros(product: &mut Product<'_>, dim: usize, factors: &[f32]) {
+pub(super) fn skip_zeros(product: Product<'_>, dim: usize) {
     for row in 0..product.rows {
         let output = &mut product.c[row * product.c_row..][..dim];
-        output.iter_mut().for_each(|value| *value *= factors[row]);
+        if let Start::Scaled(factors) = product.start {
+            output.iter_mut().for_each(|value| *value *= factors[row]);
+        }
         let weights = &product.a[row * product.a_row..][..product.depth];
         for (key, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
             let values = &product.b[key * product.b_row..][..dim];

@@ -41,7 +41,6 @@ pub(super) trait Lanes: Copy {
     /// `self * 2^floor(power)`.
     unsafe fn times_power(self, power: Self) -> Self;
     unsafe fn largest(self) -> f32;
-    unsafe fn sum(self) -> f32;
     /// `to[j][i] = from[i][j]` for a square of `WIDTH` rows, `from_row` and `to_row` apart.
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
 
@@ -168,11 +167,6 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
-    }
-
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        (self.0[0] + self.0[2]) + (self.0[1] + self.0[3])
     }
 
     #[inline(always)]
@@ -323,16 +317,6 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn sum(self) -> f32 {
-            // SAFETY: see above.
-            unsafe {
-                let half = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
-                let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-                _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
-            }
-        }
-
-        #[inline(always)]
         unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
             // SAFETY: see above.
             unsafe {
@@ -451,14 +435,6 @@ mod x86 {
             // SAFETY: see above.
             unsafe {
                 Wide(_mm512_castps512_ps256(self.0)).max(Wide(_mm512_extractf32x8_ps::<1>(self.0))).largest()
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn sum(self) -> f32 {
-            // SAFETY: see above.
-            unsafe {
-                Wide(_mm512_castps512_ps256(self.0)).add(Wide(_mm512_extractf32x8_ps::<1>(self.0))).sum()
             }
         }
 

@@ -1,6 +1,5 @@
 //! Masks as bits: for each row and each block of 64 keys, one word.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// A matrix of bits, rows padded to whole words.
@@ -26,6 +25,18 @@ impl BitMatrix {
                 .for_each(|column| matrix.set(row, column, true));
         }
         matrix
+    }
+
+    /// The bits of `values` in row-major order.
+    ///
+    /// # Panics
+    /// If `values` does not fill the matrix.
+    pub fn from_bools(rows: usize, columns: usize, values: &[bool]) -> Self {
+        assert_eq!(values.len(), rows * columns, "values fill the matrix");
+        let pack =
+            |bits: &[bool]| bits.iter().enumerate().fold(0, |word, (bit, &set)| word | u64::from(set) << bit);
+        let words = values.chunks(columns.max(1)).flat_map(|row| row.chunks(64).map(pack)).collect();
+        Self { rows, columns, words }
     }
 
     /// The number of rows.
@@ -111,7 +122,7 @@ pub(super) struct Visible<'a> {
 /// A mask with one row for each query, or one for each row.
 #[derive(Clone, Debug)]
 pub(super) struct Allowed<'a> {
-    pub bits: Cow<'a, BitMatrix>,
+    pub bits: &'a BitMatrix,
     pub each_row: bool,
 }
 
@@ -206,6 +217,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn from_bools_equals_from_fn() {
+        let value = |row: usize, column: usize| (row + column * 3) % 4 == 1;
+        let bools: Vec<bool> = (0..5 * 70).map(|place| value(place / 70, place % 70)).collect();
+        assert_eq!(BitMatrix::from_bools(5, 70, &bools), BitMatrix::from_fn(5, 70, value));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! makes its row NaN, a NaN in a visible key or value makes NaN of the rows that see it. A row without
 //! visible keys gives zeros, and `-inf` as its log-sum-exp.
 
+mod backward;
 mod buffer;
 mod columns;
 mod forward;
@@ -25,8 +26,6 @@ mod mask;
 pub mod reference;
 mod tensor;
 mod tile;
-
-use std::borrow::Cow;
 
 use crate::simd::Level;
 use columns::Columns;
@@ -244,7 +243,7 @@ impl Call<'_> {
         let (tree, allowed) = match self.mask {
             Mask::Full | Mask::Causal => (None, None),
             Mask::Tree(bits) => (Some(bits), None),
-            Mask::Allowed(bits) => (None, Some(Allowed { bits: Cow::Borrowed(bits), each_row: false })),
+            Mask::Allowed(bits) => (None, Some(Allowed { bits: bits, each_row: false })),
         };
         Visible {
             len,

@@ -1,6 +1,15 @@
 //! Attention on tensors.
 
+use std::sync::Arc;
+
 use burn::tensor::{Bool, Device, Tensor, TensorData};
+
+use super::forward::{Bias, Head, Job, Layout};
+use super::mask::{Allowed, BitMatrix, Visible};
+use super::tile::{Kernels, Score};
+use super::{HeadView, backward};
+use crate::op::{self, Host, Kernel, Pass};
+use crate::simd;
 
 /// What [`attention`] is told besides its inputs.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +37,166 @@ pub struct Options {
 /// # Panics
 /// If the shapes do not fit together.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &Options) -> Tensor<4> {
-    portable(q, k, v, options)
+    let bias_on_host = options.key_bias.as_ref().is_none_or(op::on_host);
+    if !(bias_on_host && [&q, &k, &v].into_iter().all(op::on_host)) {
+        return portable(q, k, v, options);
+    }
+    let [_, heads, _, head_dim] = q.dims();
+    let flash = Flash {
+        scale: options.scale.unwrap_or((head_dim as f32).sqrt().recip()),
+        softcap: options.softcap,
+        causal: options.causal,
+        window: options.window,
+        mask: options.mask.clone().map(|mask| Arc::new(BitMasks::new(mask, heads / k.dims()[1]))),
+    };
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(match &options.key_bias {
+        Some(bias) => op::apply(flash, [q, k, v, bias.clone().into_dispatch()]),
+        None => op::apply(flash, [q, k, v]),
+    })
+}
+
+/// The kernel behind [`attention`]; its inputs are q, k, v and perhaps the bias of the keys.
+#[derive(Clone, Debug)]
+struct Flash {
+    scale: f32,
+    softcap: Option<f32>,
+    causal: bool,
+    window: Option<usize>,
+    mask: Option<Arc<BitMasks>>,
+}
+
+/// A mask `[batch or 1, heads or 1, queries, keys]` as bits.
+#[derive(Debug)]
+struct BitMasks {
+    /// `[batch or 1, kv_heads or 1]`.
+    matrices: Vec<BitMatrix>,
+    shared_batch: bool,
+    /// One row for each query; else one for each query and head of the group, the latter innermost.
+    shared_heads: bool,
+}
+
+impl BitMasks {
+    fn new(mask: Tensor<4, Bool>, group: usize) -> Self {
+        let [batch, heads, queries, keys] = mask.dims();
+        let shared_heads = heads == 1;
+        let rows = if shared_heads { queries } else { queries * group };
+        let mask = if shared_heads {
+            mask
+        } else {
+            mask.reshape([batch * heads / group, group, queries, keys]).swap_dims(1, 2)
+        };
+        let bools: Vec<bool> = mask.into_data().iter::<bool>().collect();
+        let matrix = |bools: &[bool]| BitMatrix::from_bools(rows, keys, bools);
+        let matrices = bools.chunks((rows * keys).max(1)).map(matrix).collect();
+        Self { matrices, shared_batch: batch == 1, shared_heads }
+    }
+
+    /// The mask of a kv head of a sequence.
+    fn of(&self, batch: usize, head: usize, kv_heads: usize) -> Allowed<'_> {
+        let batch = if self.shared_batch { 0 } else { batch };
+        let index = if self.shared_heads { batch } else { batch * kv_heads + head };
+        Allowed { bits: &self.matrices[index], each_row: !self.shared_heads }
+    }
+}
+
+impl Flash {
+    fn biases<const N: usize>(inputs: [&Host; N]) -> Vec<Bias> {
+        let rows = |bias: &&Host| bias.data().chunks(bias.width().max(1)).map(Bias::new).collect();
+        inputs.get(3).map_or(Vec::new(), rows)
+    }
+
+    fn job<'a, const N: usize>(&'a self, inputs: [&'a Host; N], biases: &'a [Bias]) -> Job<'a> {
+        let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
+        let [batch, heads, query_count, head_dim] = [0, 1, 2, 3].map(|index| q.dim(index));
+        let [kv_heads, len] = [k.dim(1), k.dim(2)];
+        assert_eq!(k.shape(), [batch, kv_heads, len, head_dim], "keys for queries {:?}", q.shape());
+        assert_eq!(v.shape(), k.shape(), "values and keys");
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} kv heads");
+        let (group, size) = (heads / kv_heads, len * head_dim);
+        let head = |index: usize| {
+            let bias = biases.get(index / kv_heads);
+            Head {
+                view: HeadView {
+                    keys: &k.data()[index * size..][..size],
+                    values: &v.data()[index * size..][..size],
+                    stride: head_dim,
+                    value_stride: head_dim,
+                    len,
+                },
+                first: index * group * query_count * head_dim,
+                visible: Visible {
+                    len,
+                    queries: query_count,
+                    group,
+                    causal: self.causal,
+                    window: self.window.unwrap_or(usize::MAX),
+                    allowed: self
+                        .mask
+                        .as_ref()
+                        .map(|mask| mask.of(index / kv_heads, index % kv_heads, kv_heads)),
+                    tree: None,
+                    unbarred: bias.map(|bias| &bias.unbarred[..]),
+                },
+                bias,
+            }
+        };
+        Job {
+            heads: (0..batch * kv_heads).map(head).collect(),
+            group,
+            query_count,
+            head_dim,
+            score: Score::new(self.scale, self.softcap),
+            layout: Layout { query: head_dim, head: query_count * head_dim },
+            kernels: Kernels::of(simd::level()),
+        }
+    }
+}
+
+impl<const N: usize> Kernel<N> for Flash {
+    /// The log-sum-exp of each row, to base 2.
+    type Saved = Arc<Vec<f32>>;
+
+    fn forward(&self, inputs: [&Host; N]) -> (Host, Self::Saved) {
+        let biases = Self::biases(inputs);
+        let job = self.job(inputs, &biases);
+        let queries = inputs[0].data();
+        let result = job.forward(&job.pack(queries, job.score.query_factor), queries.len());
+        (Host::new(inputs[0].shape(), result.output), Arc::new(result.log_sum_exp))
+    }
+
+    fn backward(&self, pass: Pass<'_, Self::Saved, N>) -> [Option<Host>; N] {
+        let biases = Self::biases(pass.inputs);
+        let job = self.job(pass.inputs, &biases);
+        let gradients = backward::Input {
+            job: &job,
+            queries: pass.inputs[0].data(),
+            output: pass.output.data(),
+            gradient: pass.gradient.data(),
+            log_sum_exp: pass.saved,
+            scale: self.scale,
+            bias_wanted: pass.wanted.get(3).is_some_and(|wanted| *wanted),
+        }
+        .run();
+        let (batch, keys) = (pass.inputs[0].dim(0), pass.inputs[1].dim(2));
+        let mut results =
+            [gradients.queries, gradients.keys, gradients.values, sum_heads(&gradients.bias, batch, keys)]
+                .into_iter();
+        std::array::from_fn(|index| {
+            let result = results.next().filter(|_| pass.wanted[index]);
+            result.map(|values| Host::new(pass.inputs[index].shape(), values))
+        })
+    }
+}
+
+/// From `[batch, kv_heads, keys]` to `[batch, keys]`.
+fn sum_heads(bias: &[f32], batch: usize, keys: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; batch * keys];
+    let each = bias.len() / batch.max(1);
+    for (index, value) in bias.iter().enumerate() {
+        sums[index / each * keys + index % keys] += value;
+    }
+    sums
 }
 
 /// The formula in tensor operations, for every device; needs the whole matrix of scores.
@@ -75,7 +243,7 @@ fn visible(options: &Options, [queries, keys]: [usize; 2], device: &Device) -> T
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Call, HeadView, Mask, Wanted, reference};
+    use super::super::{Call, Mask, Wanted, reference};
     use super::*;
     use burn::tensor::Distribution;
 
@@ -136,6 +304,88 @@ mod tests {
         });
         for (ours, theirs) in output.try_to_vec::<f32>().unwrap().iter().zip(&expected.output) {
             assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
+        }
+    }
+
+    struct Sizes {
+        batch: usize,
+        kv_heads: usize,
+        group: usize,
+        queries: usize,
+        keys: usize,
+        head_dim: usize,
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec::<f32>().unwrap()
+    }
+
+    /// Output and gradients of the kernel against those of the formula under Burn's autodiff.
+    fn assert_equals_portable(sizes: &Sizes, device: &Device, options: impl Fn(&Device) -> Options) {
+        let &Sizes { batch, kv_heads, group, queries, keys, head_dim } = sizes;
+        let grad = |shape: [usize; 4]| random(shape, device).require_grad();
+        let q = grad([batch, kv_heads * group, queries, head_dim]);
+        let [k, v] = [0; 2].map(|_| grad([batch, kv_heads, keys, head_dim]));
+        let bias = Tensor::<2>::random([batch, keys], Distribution::Normal(0.0, 1.0), device).require_grad();
+        let mut options = options(device);
+        options.key_bias = options.key_bias.map(|_| bias.clone());
+        let weights = random([batch, kv_heads * group, queries, head_dim], device);
+        let [ours, theirs] = [attention, portable].map(|function| {
+            let output = function(q.clone(), k.clone(), v.clone(), &options);
+            let gradients = (output.clone() * weights.clone()).sum().backward();
+            let mut all = vec![values(output.inner())];
+            all.extend([&q, &k, &v].map(|input| values(input.grad(&gradients).unwrap())));
+            all.extend(options.key_bias.as_ref().map(|_| values(bias.grad(&gradients).unwrap())));
+            all
+        });
+        for (part, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            assert_eq!(ours.len(), theirs.len());
+            for (a, b) in ours.iter().zip(theirs) {
+                assert!((a - b).abs() <= 3e-5 * b.abs().max(1.0), "part {part}: {a} instead of {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_equal_the_formulas() {
+        let device = Device::flex().autodiff();
+        let none = |_: &Device| Options::default();
+        let causal = |_: &Device| Options { causal: true, ..Options::default() };
+        let sizes =
+            |queries, keys, head_dim| Sizes { batch: 2, kv_heads: 2, group: 2, queries, keys, head_dim };
+        assert_equals_portable(&sizes(5, 7, 3), &device, none);
+        assert_equals_portable(&sizes(70, 70, 16), &device, causal);
+        assert_equals_portable(&sizes(33, 130, 20), &device, causal);
+        assert_equals_portable(&sizes(100, 61, 64), &device, none);
+        let single = Sizes { batch: 1, kv_heads: 1, group: 1, queries: 200, keys: 200, head_dim: 8 };
+        assert_equals_portable(&single, &device, causal);
+        assert_equals_portable(&single, &Device::flex().autodiff().gradient_checkpointing(), causal);
+    }
+
+    #[test]
+    fn gradients_with_window_cap_and_bias() {
+        let device = Device::flex().autodiff();
+        let sizes = Sizes { batch: 2, kv_heads: 2, group: 3, queries: 40, keys: 90, head_dim: 12 };
+        assert_equals_portable(&sizes, &device, |_| Options {
+            causal: true,
+            window: Some(20),
+            softcap: Some(1.5),
+            key_bias: Some(Tensor::zeros([2, 90], &Device::flex())),
+            scale: Some(0.7),
+            ..Options::default()
+        });
+    }
+
+    #[test]
+    fn gradients_with_masks_of_every_shape() {
+        let device = Device::flex().autodiff();
+        let sizes = Sizes { batch: 2, kv_heads: 2, group: 2, queries: 9, keys: 75, head_dim: 8 };
+        for [batch, heads] in [[1, 1], [2, 1], [1, 4], [2, 4]] {
+            assert_equals_portable(&sizes, &device, |device| {
+                let bits =
+                    Tensor::<4>::random([batch, heads, 9, 75], Distribution::Uniform(0.0, 1.0), device);
+                Options { mask: Some(bits.greater_elem(0.4)), causal: true, ..Options::default() }
+            });
         }
     }
 }

@@ -129,7 +129,6 @@ pub(super) struct Derivative<'a> {
 
 /// The loops for one level.
 pub(super) struct Kernels {
-    pub level: Level,
     product: unsafe fn(&mut Product<'_>),
     weigh: unsafe fn(&mut Weighing<'_>),
     probabilities: unsafe fn(&mut Probabilities<'_>),
@@ -204,12 +203,12 @@ impl Probabilities<'_> {
 
 /// One module for each level: the generic loops inside functions that turn the instructions on.
 macro_rules! level {
-    ($name:ident, $lanes:ty, $level:expr $(, #[$attribute:meta])?) => {
+    ($name:ident, $lanes:ty$(, #[$attribute:meta])?) => {
         mod $name {
             use super::*;
 
             pub(super) const KERNELS: Kernels =
-                Kernels { level: $level, product, weigh, probabilities, derivative, transpose };
+                Kernels { product, weigh, probabilities, derivative, transpose };
 
             $(#[$attribute])?
             unsafe fn product(product: &mut Product<'_>) {
@@ -244,11 +243,30 @@ macro_rules! level {
     };
 }
 
-level!(plain, Plain, Level::Plain);
+level!(plain, Plain);
 #[cfg(target_arch = "x86_64")]
-level!(avx2, Wide, Level::Avx2, #[target_feature(enable = "avx2,fma")]);
+level!(avx2, Wide, #[target_feature(enable = "avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
-level!(avx512, Wider, Level::Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]);
+level!(avx512, Wider, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]);
+
+/// Asks for rows that will be read soon: one query has too little to do with each for the processor
+/// to look ahead by itself.
+#[inline]
+pub(super) fn prefetch(rows: &[f32], stride: usize, [count, width]: [usize; 2]) {
+    for row in 0..count {
+        for column in (0..width).step_by(16) {
+            let Some(value) = rows.get(row * stride + column) else { return };
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: prefetching has no effect but on the caches; SSE is always there.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = value;
+        }
+    }
+}
 
 /// # Safety
 /// As [`Lanes`], and `product` is checked; likewise for the functions below.

@@ -141,11 +141,14 @@ impl Conv2d {
             sizes.add_of_weight(&pixels, gradient, &mut by_tap[group * group_size..][..group_size]);
         }
         let mut out = vec![0.0; by_tap.len()];
-        for (out, by_tap) in out.chunks_exact_mut(channels * taps).zip(by_tap.chunks_exact(channels * taps)) {
-            for (index, value) in out.iter_mut().enumerate() {
-                *value = by_tap[index % taps * channels + index / taps];
+        parallel::pieces(&mut out, channels * taps, |output, out| {
+            let by_tap = &by_tap[output * channels * taps..][..channels * taps];
+            for (channel, out) in out.chunks_exact_mut(taps).enumerate() {
+                for (tap, value) in out.iter_mut().enumerate() {
+                    *value = by_tap[tap * channels + channel];
+                }
             }
-        }
+        });
         Host::new(weight.shape(), out)
     }
 }

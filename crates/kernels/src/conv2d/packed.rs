@@ -1,10 +1,12 @@
 //! Weights of a convolution, packed.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use super::Options;
 use super::patches::{Direction, Geometry, Patches};
-use crate::matmul::pack::{Matrix, Words};
+use crate::matmul::pack::{Source, Words, pair, round_to_bf16};
 use crate::matmul::product::{Operand, Product, Start, pack_left};
 use crate::matmul::tile::{Format, Tiles};
 use crate::op::{self, Host};
@@ -85,7 +87,11 @@ impl PackedConv {
             shape[1] == channels && x.len() == shape.iter().product::<usize>(),
             "x is not {shape:?} of {channels} channels"
         );
-        assert_eq!(out.len(), self.output_shape(shape).iter().product::<usize>(), "the output has the wrong size");
+        assert_eq!(
+            out.len(),
+            self.output_shape(shape).iter().product::<usize>(),
+            "the output has the wrong size"
+        );
         let geometry = Geometry::new([shape[2], shape[3]], self.kernel, self.options);
         self.weights.apply(geometry, x, self.bias.as_deref(), out);
     }
@@ -143,42 +149,19 @@ impl Weights {
         packed
     }
 
-    fn pack_group(&mut self, weight: &[f32], panels: std::ops::Range<usize>) {
-        let (rows, depth) = (self.rows, self.depth());
-        let data = self.by_tap(weight);
-        let values = self.taps * self.padded_channels();
-        let source =
-            Matrix { data: &data, depth: values, line_stride: values, depth_stride: 1, format: self.format };
-        pack_left(&source, self.tiles, rows, depth, &mut self.panels[panels]);
+    fn pack_group(&mut self, weight: &[f32], panels: Range<usize>) {
+        let strides = match self.side {
+            Side::Outputs => [self.channels * self.taps, self.taps],
+            Side::Channels => [self.taps, self.rows * self.taps],
+        };
+        let source = ByTap { weight, strides, channels: self.channels, format: self.format };
+        let (tiles, rows, depth) = (self.tiles, self.rows, self.depth());
+        pack_left(&source, tiles, rows, depth, &mut self.panels[panels]);
     }
 
     /// In words.
     fn depth(&self) -> usize {
         self.taps * self.format.words(self.channels)
-    }
-
-    /// The channels that the words of one tap hold.
-    fn padded_channels(&self) -> usize {
-        if self.format == Format::Bf16 { self.channels.next_multiple_of(2) } else { self.channels }
-    }
-
-    /// The weight of a group as `[rows, taps, channels]`, with zeros for padded channels.
-    fn by_tap(&self, weight: &[f32]) -> Vec<f32> {
-        let (taps, padded) = (self.taps, self.padded_channels());
-        let [row_stride, channel_stride] = match self.side {
-            Side::Outputs => [self.channels * taps, taps],
-            Side::Channels => [taps, self.rows * taps],
-        };
-        let mut out = vec![0.0; self.rows * taps * padded];
-        parallel::pieces(&mut out, taps * padded, |row, out| {
-            for channel in 0..self.channels {
-                let at = row * row_stride + channel * channel_stride;
-                for (tap, value) in weight[at..at + taps].iter().enumerate() {
-                    out[tap * padded + channel] = *value;
-                }
-            }
-        });
-        out
     }
 
     /// Applies the weights to `images`, `[batch, groups, channels, pixels]`, and writes `out`,
@@ -210,6 +193,47 @@ impl Weights {
             parallel::pieces(out, size, one);
         } else {
             out.chunks_exact_mut(size).enumerate().for_each(|(index, out)| one(index, out));
+        }
+    }
+}
+
+/// The weight of a group as `[rows, taps, channels]`: value `(row, tap, channel)` lies at
+/// `row * strides[0] + channel * strides[1] + tap`.
+struct ByTap<'a> {
+    weight: &'a [f32],
+    strides: [usize; 2],
+    channels: usize,
+    format: Format,
+}
+
+impl Source for ByTap<'_> {
+    fn pack(&self, lines: Range<usize>, words: Range<usize>, width: usize, panel: &mut [u32]) {
+        let each_tap = self.format.words(self.channels);
+        let [row_stride, channel_stride] = self.strides;
+        for (word, panel) in words.zip(panel.chunks_exact_mut(width)) {
+            let (tap, at) = (word / each_tap, word % each_tap);
+            let values = |channel: usize| {
+                let start = channel * channel_stride + tap;
+                lines.clone().map(move |line| self.weight[line * row_stride + start])
+            };
+            match self.format {
+                Format::F32 => {
+                    panel.iter_mut().zip(values(at)).for_each(|(word, value)| *word = value.to_bits())
+                }
+                Format::Bf16 if 2 * at + 1 < self.channels => {
+                    let pairs = values(2 * at).zip(values(2 * at + 1));
+                    panel
+                        .iter_mut()
+                        .zip(pairs)
+                        .for_each(|(word, (first, second))| *word = pair(first, second));
+                }
+                Format::Bf16 => {
+                    panel
+                        .iter_mut()
+                        .zip(values(2 * at))
+                        .for_each(|(word, value)| *word = round_to_bf16(value));
+                }
+            }
         }
     }
 }

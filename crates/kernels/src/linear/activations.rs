@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use super::blocks::GROUP;
 use crate::parallel::{self, Shared};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{self, Level};
 
 /// How many inputs share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ impl Activations {
             let tile = &tiles[index];
             for row in tile.clone() {
                 let x = &x[row * inputs..(row + 1) * inputs];
-                let place = Place { first: tile.start * groups + row - tile.start, stride: tile.len(), row };
+                let place = Place { first: tile.start * groups + row - tile.start, stride: tile.len(), row, rest: !inputs.is_multiple_of(GROUP) };
                 // SAFETY: every element is written by the one task of its tile, and the vectors have
                 // `rows * groups` elements (or `rows`, of those with one for each row).
                 unsafe { writer.row(x, place, sharing) };
@@ -111,6 +113,8 @@ struct Place {
     first: usize,
     stride: usize,
     row: usize,
+    /// Whether the inputs end within a group.
+    rest: bool,
 }
 
 struct Writer {
@@ -126,10 +130,20 @@ impl Writer {
     /// The elements of `place` exist, and nobody else uses them.
     unsafe fn row(&self, x: &[f32], place: Place, sharing: Sharing) {
         #[cfg(target_arch = "x86_64")]
-        if crate::simd::level() >= crate::simd::Level::Avx2 {
-            // SAFETY: AVX2 is there; the rest as the caller promises.
-            return unsafe { self.row_avx2(x, place, sharing) };
+        match simd::level() {
+            // SAFETY: the level is there; the rest as the caller promises.
+            Level::Avx512 => return unsafe { self.row_avx512(x, place, sharing) },
+            // SAFETY: as above.
+            Level::Avx2 => return unsafe { self.row_avx2(x, place, sharing) },
+            Level::Plain => {}
         }
+        // SAFETY: as the caller promises.
+        unsafe { self.row_plain(x, place, sharing) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn row_avx512(&self, x: &[f32], place: Place, sharing: Sharing) {
         // SAFETY: as the caller promises.
         unsafe { self.row_plain(x, place, sharing) }
     }
@@ -143,26 +157,40 @@ impl Writer {
 
     #[inline(always)]
     unsafe fn row_plain(&self, x: &[f32], place: Place, sharing: Sharing) {
-        let (chunks, rest) = x.as_chunks::<GROUP>();
+        let (groups, rest) = x.as_chunks::<GROUP>();
         let mut last = [0.0; GROUP];
         last[..rest.len()].copy_from_slice(rest);
-        let all = chunks.iter().chain((!rest.is_empty()).then_some(&last));
         // SAFETY: as the caller promises.
         unsafe {
             match sharing {
-                Sharing::Group => all.enumerate().for_each(|(g, x)| self.group(x, place.first + g * place.stride)),
-                Sharing::Row => {
-                    let (scale, inverse) = scale(all.clone().fold(0, |most, x| most.max(largest(x))));
-                    let mut sum = 0;
-                    for (g, x) in all.enumerate() {
-                        let levels = round(x, inverse);
-                        sum += levels.iter().sum::<i32>();
-                        self.put_levels(place.first + g * place.stride, &levels);
+                Sharing::Group => {
+                    for (index, x) in groups.iter().enumerate() {
+                        self.group(x, place.first + index * place.stride);
                     }
-                    self.scales.at(place.row).write(scale);
-                    self.negative_sums.at(place.row).write(-sum);
                 }
+                Sharing::Row => self.whole_row(groups, &last, place),
             }
+        }
+    }
+
+    /// A row with one scale: its whole groups, and the last, which counts if the place has room.
+    #[inline(always)]
+    unsafe fn whole_row(&self, groups: &[[f32; GROUP]], last: &[f32; GROUP], place: Place) {
+        let mut most = largest(last);
+        for x in groups {
+            most = most.max(largest(x));
+        }
+        let (scale, inverse) = scale(most);
+        let mut sum = 0;
+        // SAFETY: as the caller promises.
+        unsafe {
+            for (index, x) in groups.iter().chain(place.rest.then_some(last)).enumerate() {
+                let levels = round(x, inverse);
+                sum += add(&levels, 0..GROUP);
+                self.put_levels(place.first + index * place.stride, &levels);
+            }
+            self.scales.at(place.row).write(scale);
+            self.negative_sums.at(place.row).write(-sum);
         }
     }
 
@@ -170,7 +198,7 @@ impl Writer {
     unsafe fn group(&self, x: &[f32; GROUP], element: usize) {
         let (scale, inverse) = scale(largest(x));
         let levels = round(x, inverse);
-        let halves = [levels[..16].iter().sum::<i32>(), levels[16..].iter().sum::<i32>()];
+        let halves = [add(&levels, 0..16), add(&levels, 16..32)];
         let sum = halves[0] + halves[1];
         // SAFETY: as the caller promises.
         unsafe {
@@ -178,22 +206,38 @@ impl Writer {
             self.scales.at(element).write(scale);
             self.sums.at(element).write(scale * sum as f32);
             self.negative_sums.at(element).write(-sum);
-            self.negative_halves.at(element).write(halves.map(|half| -half));
+            self.negative_halves.at(element).write([-halves[0], -halves[1]]);
         }
     }
 
     #[inline(always)]
     unsafe fn put_levels(&self, element: usize, levels: &[i32; GROUP]) {
-        let levels = levels.map(|level| level as i8);
+        let mut bytes = [0i8; GROUP];
+        for (byte, level) in bytes.iter_mut().zip(levels) {
+            *byte = *level as i8;
+        }
         // SAFETY: as the caller promises.
-        unsafe { self.levels.at(element * GROUP).cast::<[i8; GROUP]>().write(levels) };
+        unsafe { self.levels.at(element * GROUP).cast::<[i8; GROUP]>().write(bytes) };
     }
+}
+
+#[inline(always)]
+fn add(levels: &[i32; GROUP], range: Range<usize>) -> i32 {
+    let mut sum = 0;
+    for level in &levels[range] {
+        sum += level;
+    }
+    sum
 }
 
 /// The largest magnitude, as bits: these order numbers as their values do, and put NaN on top.
 #[inline(always)]
 fn largest(x: &[f32; GROUP]) -> u32 {
-    x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff))
+    let mut most = 0;
+    for x in x {
+        most = most.max(x.to_bits() & 0x7fff_ffff);
+    }
+    most
 }
 
 /// The scale for a largest magnitude, and its inverse.
@@ -211,9 +255,11 @@ fn scale(largest: u32) -> (f32, f32) {
 
 #[inline(always)]
 fn round(x: &[f32; GROUP], inverse: f32) -> [i32; GROUP] {
-    let finite = inverse != 0.0;
-    std::array::from_fn(|i| {
-        let level = (x[i] * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
-        if finite { level } else { 0 }
-    })
+    let mut levels = [0; GROUP];
+    if inverse != 0.0 {
+        for (level, x) in levels.iter_mut().zip(x) {
+            *level = (x * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+        }
+    }
+    levels
 }

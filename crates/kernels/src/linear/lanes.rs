@@ -41,6 +41,8 @@ pub(super) trait Lanes: Copy + 'static {
     /// Runs `B` for `rows` (1 to [`Self::ROWS`]) rows, compiled for this level.
     unsafe fn enter<B: Body>(rows: usize, call: &Call);
 
+    /// Asks the processor to fetch the cache line at `address`, which need not exist.
+    unsafe fn prefetch(address: *const u8);
     /// Loads 64 bytes.
     unsafe fn load(from: *const u8) -> Self::Bytes;
     /// Stores 64 bytes.

@@ -17,6 +17,8 @@ mod lanes;
 mod multiply;
 mod panels;
 mod quantized;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 use std::fmt;
@@ -76,7 +78,10 @@ impl WeightType {
     /// This type, or where it cannot hold rows of `inputs` weights the next best that can: `q8_0` for
     /// the K types, and `int8` where not even that fits.
     pub fn fitting(self, inputs: usize) -> Self {
-        [self, Self::Q8_0].into_iter().find(|kind| inputs.is_multiple_of(kind.multiple())).unwrap_or(Self::Int8)
+        [self, Self::Q8_0]
+            .into_iter()
+            .find(|kind| inputs.is_multiple_of(kind.multiple()))
+            .unwrap_or(Self::Int8)
     }
 
     /// The bytes that `weights` weights take in files, and in memory but for the filling of panels.
@@ -190,7 +195,12 @@ impl PackedLinear {
     /// # Errors
     /// [`LinearError::Shape`] if `weight` has another length, [`LinearError::Width`] if `kind` cannot
     /// hold rows of `inputs` weights.
-    pub fn pack(weight: &[f32], outputs: usize, inputs: usize, kind: WeightType) -> Result<Self, LinearError> {
+    pub fn pack(
+        weight: &[f32],
+        outputs: usize,
+        inputs: usize,
+        kind: WeightType,
+    ) -> Result<Self, LinearError> {
         if outputs.checked_mul(inputs) != Some(weight.len()) {
             return Err(LinearError::Shape { outputs, inputs, found: weight.len() });
         }

@@ -7,7 +7,7 @@ use super::WeightType;
 use super::activations::{Activations, Sharing};
 use super::blocks::GROUP;
 use super::lanes;
-use super::panels::{SLICES, WIDTH};
+use super::panels::WIDTH;
 use super::quantized::Quantized;
 use super::tile::Call;
 use crate::parallel::{self, Shared};
@@ -102,15 +102,16 @@ impl Job<'_> {
         let scale = if sharing(self.weights) == Sharing::Row { first } else { element };
         let (outputs, output) = (self.weights.outputs, panel * WIDTH);
         Call {
-            panel: weights.bytes()[panel * SLICES * weights.slice..].as_ptr(),
-            slice: weights.slice,
-            head: weights.head,
+            panel: weights.bytes()[panel * weights.panel..].as_ptr(),
             groups: weights.groups,
             levels: activations.levels[element * GROUP..].as_ptr(),
             scales: activations.scales[scale..].as_ptr(),
             sums: activations.sums.get(element..).map_or(std::ptr::null(), <[f32]>::as_ptr),
             negative_sums: activations.negative_sums[scale..].as_ptr(),
-            negative_halves: activations.negative_halves.get(element..).map_or(std::ptr::null(), |halves| halves.as_ptr().cast()),
+            negative_halves: activations
+                .negative_halves
+                .get(element..)
+                .map_or(std::ptr::null(), |halves| halves.as_ptr().cast()),
             out: self.out.at(first * outputs + output),
             outputs,
             width: WIDTH.min(outputs - output),

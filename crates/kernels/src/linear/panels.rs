@@ -1,12 +1,12 @@
 //! Weights as the multiplication reads them: *panels* of [`WIDTH`] outputs, each a contiguous run of
-//! memory with no more bytes than the file has.
+//! memory with no more bytes than the file has, which is read from front to end.
 //!
-//! A panel is two slices of 16 outputs, one after the other, so that one 64-byte load brings four
-//! neighbouring inputs of each of 16 outputs, the form that the dot-product instructions want. A
-//! slice starts with the scales of all its blocks, output next to output, and goes on with the
-//! levels, group by group of 32 inputs. A group has eight *steps* of four inputs. With levels of
-//! four bits, the low half of a byte belongs to step `s < 4`, the high half to step `s + 4`; the
-//! fifth and sixth bits follow in the same order. Outputs are filled up with zeros to whole panels.
+//! A panel is a row of blocks. A block holds the scales of 32 outputs, then its groups of 32 inputs;
+//! both in two *slices* of 16 outputs, so that one 64-byte load brings four neighbouring inputs of
+//! each of 16 outputs, the form that the dot-product instructions want. In a slice, a group has
+//! eight *steps* of four inputs. With levels of four bits, the low half of a byte belongs to step
+//! `s < 4`, the high half to step `s + 4`; the fifth and sixth bits follow in the same order.
+//! Outputs are filled up with zeros to whole panels.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -33,26 +33,23 @@ pub(super) struct Panels {
     memory: Vec<Line>,
     /// Groups of 32 inputs in a row.
     pub groups: usize,
-    /// Bytes of scales at the start of a slice.
-    pub head: usize,
-    /// Bytes of a slice.
-    pub slice: usize,
+    /// Bytes of a panel.
+    pub panel: usize,
 }
 
 impl Panels {
-    /// Zeros for `outputs` rows of `groups` groups, with `head` bytes of scales and `group` bytes of
-    /// levels a group in each slice.
-    pub fn new(outputs: usize, groups: usize, head: usize, group: usize) -> Result<Self, LinearError> {
-        let head = head.next_multiple_of(64);
-        let slice = groups.checked_mul(group).and_then(|levels| levels.checked_add(head));
-        let total = slice.and_then(|slice| slice.checked_mul(outputs.div_ceil(WIDTH) * SLICES));
-        let (Some(slice), Some(total)) = (slice, total) else {
+    /// Zeros for `outputs` rows, in panels of `count` units of `size` bytes after `head` bytes.
+    pub fn new(outputs: usize, groups: usize, head: usize, (count, size): (usize, usize)) -> Result<Self, LinearError> {
+        let panel = count.checked_mul(size).and_then(|units| units.checked_add(head));
+        let total = panel.and_then(|panel| panel.checked_mul(outputs.div_ceil(WIDTH)));
+        let (Some(panel), Some(total)) = (panel, total) else {
             return Err(LinearError::TooLarge { outputs, inputs: groups.saturating_mul(GROUP) });
         };
-        Ok(Self { memory: vec![Line::zeroed(); total / 64], groups, head, slice })
+        debug_assert!(panel.is_multiple_of(64), "panels are whole cache lines");
+        Ok(Self { memory: vec![Line::zeroed(); total / 64], groups, panel })
     }
 
-    /// All the bytes, slice after slice.
+    /// All the bytes, panel after panel.
     pub fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.memory)
     }
@@ -64,7 +61,7 @@ impl Panels {
 
     /// The number of panels.
     pub fn count(&self) -> usize {
-        self.memory.len() * 64 / (self.slice * SLICES).max(1)
+        self.memory.len() * 64 / self.panel.max(1)
     }
 }
 
@@ -72,8 +69,10 @@ impl Panels {
 pub(super) trait Layout: Format {
     /// Groups in a block.
     const GROUPS: usize = Self::LENGTH / GROUP;
-    /// Bytes of scales that the blocks of 16 outputs take.
+    /// Bytes of the scales in a slice of a block.
     const HEAD: usize;
+    /// Bytes of a block in a panel.
+    const BLOCK: usize = SLICES * (Self::HEAD + Self::GROUPS * group_bytes(Self::BITS));
     /// Runs with a scale of their own in a group.
     const RUNS: usize = 1;
     /// Whether runs have a minimum.
@@ -201,40 +200,42 @@ pub(super) fn pack<F: Layout>(
     fill: impl Fn(usize, usize) -> Block + Sync,
 ) -> Result<Panels, LinearError> {
     let blocks = inputs / F::LENGTH;
-    let mut panels = Panels::new(outputs, inputs / GROUP, blocks * F::HEAD, group_bytes(F::BITS))?;
-    let (head, slice) = (panels.head, panels.slice);
-    parallel::pieces(panels.bytes_mut(), slice.max(1), |index, bytes| {
-        let first = index * LANES;
-        for lane in 0..LANES.min(outputs.saturating_sub(first)) {
-            for block in 0..blocks {
-                put_block::<F>(bytes, head, block, lane, &fill(first + lane, block));
+    let mut panels = Panels::new(outputs, inputs / GROUP, 0, (blocks, F::BLOCK))?;
+    let size = panels.panel.max(1);
+    parallel::pieces(panels.bytes_mut(), size, |index, panel| {
+        let first = index * WIDTH;
+        for (index, bytes) in panel.chunks_exact_mut(F::BLOCK).enumerate() {
+            for column in 0..WIDTH.min(outputs.saturating_sub(first)) {
+                put_block::<F>(bytes, column, &fill(first + column, index));
             }
         }
     });
     Ok(panels)
 }
 
-fn put_block<F: Layout>(slice: &mut [u8], head: usize, index: usize, lane: usize, block: &Block) {
-    let (heads, levels) = slice.split_at_mut(head);
-    F::put_scales(&mut heads[index * F::HEAD..][..F::HEAD], lane, block);
+/// Writes the block of output `column` of the panel.
+fn put_block<F: Layout>(bytes: &mut [u8], column: usize, block: &Block) {
+    let (slice, lane) = (column / LANES, column % LANES);
+    let (heads, groups) = bytes.split_at_mut(SLICES * F::HEAD);
+    F::put_scales(&mut heads[slice * F::HEAD..][..F::HEAD], lane, block);
     let size = group_bytes(F::BITS);
-    let groups = levels[index * F::GROUPS * size..].chunks_exact_mut(size).take(F::GROUPS);
+    let groups = groups.chunks_exact_mut(SLICES * size);
     for (group, levels) in groups.zip(block.levels.chunks_exact(GROUP)) {
-        put_levels(group, F::BITS, lane, levels);
+        put_levels(&mut group[slice * size..][..size], F::BITS, lane, levels);
     }
 }
 
 /// Block `index` of row `output`.
 pub(super) fn block<F: Layout>(panels: &Panels, output: usize, index: usize) -> Block {
-    let slice = &panels.bytes()[output / LANES * panels.slice..][..panels.slice];
-    let (heads, levels) = slice.split_at(panels.head);
-    let lane = output % LANES;
+    let at = output / WIDTH * panels.panel + index * F::BLOCK;
+    let (slice, lane) = (output % WIDTH / LANES, output % LANES);
+    let (heads, groups) = panels.bytes()[at..at + F::BLOCK].split_at(SLICES * F::HEAD);
     let mut block = Block::default();
-    F::get_scales(&heads[index * F::HEAD..][..F::HEAD], lane, &mut block);
+    F::get_scales(&heads[slice * F::HEAD..][..F::HEAD], lane, &mut block);
     let size = group_bytes(F::BITS);
-    let groups = levels[index * F::GROUPS * size..].chunks_exact(size).take(F::GROUPS);
+    let groups = groups.chunks_exact(SLICES * size);
     for (group, levels) in groups.zip(block.levels.chunks_exact_mut(GROUP)) {
-        get_levels(group, F::BITS, lane, levels);
+        get_levels(&group[slice * size..][..size], F::BITS, lane, levels);
     }
     block
 }

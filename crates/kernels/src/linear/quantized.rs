@@ -1,6 +1,6 @@
 //! Packed weights of 8 bits and fewer.
 
-use super::blocks::{Format, Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
+use super::blocks::{self, Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
 use super::multiply::Enter;
 use super::panels::{self, Layout, Panels};
 use super::tile::{Blocks, Rows};
@@ -17,13 +17,19 @@ pub(super) struct Quantized {
 
 impl Quantized {
     /// Quantises and packs; the caller has checked the sizes.
-    pub fn pack(weight: &[f32], outputs: usize, inputs: usize, kind: WeightType) -> Result<Self, LinearError> {
-        fn blocks<F: Layout>(weight: &[f32], outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
+    pub fn pack(
+        weight: &[f32],
+        outputs: usize,
+        inputs: usize,
+        kind: WeightType,
+    ) -> Result<Self, LinearError> {
+        fn all<F: Layout>(weight: &[f32], outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
             panels::pack::<F>(outputs, inputs, |output, block| {
-                F::quantize(&weight[output * inputs + block * F::LENGTH..][..F::LENGTH])
+                blocks::nearest::<F>(&weight[output * inputs + block * F::LENGTH..][..F::LENGTH])
             })
         }
-        let panels = with_format!(kind, blocks(weight, outputs, inputs), else int8::pack(weight, outputs, inputs))?;
+        let panels =
+            with_format!(kind, all(weight, outputs, inputs), else int8::pack(weight, outputs, inputs))?;
         Ok(Self { kind, panels, outputs, inputs })
     }
 
@@ -39,7 +45,8 @@ impl Quantized {
                 F::decode(&bytes[(output * (inputs / F::LENGTH) + block) * F::BYTES..][..F::BYTES])
             })
         }
-        let panels = with_format!(kind, pack(bytes, outputs, inputs), else Err(LinearError::NotBlocks { kind }))?;
+        let panels =
+            with_format!(kind, pack(bytes, outputs, inputs), else Err(LinearError::NotBlocks { kind }))?;
         Ok(Self { kind, panels, outputs, inputs })
     }
 

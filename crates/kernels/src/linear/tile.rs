@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 use super::blocks::GROUP;
+use super::int8;
 use super::lanes::Lanes;
 use super::panels::{LANES, Layout, SLICES, WIDTH, group_bytes, levels};
 
@@ -16,10 +17,6 @@ use super::panels::{LANES, Layout, SLICES, WIDTH, group_bytes, levels};
 pub(super) struct Call {
     /// The panel.
     pub panel: *const u8,
-    /// Bytes of a slice of the panel.
-    pub slice: usize,
-    /// Bytes of scales at the start of a slice.
-    pub head: usize,
     /// Groups in a row.
     pub groups: usize,
     /// See [`super::activations::Activations`].
@@ -64,32 +61,52 @@ impl<F: Layout> Body for Blocks<F> {
         // SAFETY: as the caller promises.
         unsafe {
             let mut totals = [[L::zero(); SLICES]; R];
-            for block in 0..call.groups / F::GROUPS {
-                let mut heads = [call.panel; SLICES];
-                for (slice, head) in heads.iter_mut().enumerate() {
-                    *head = call.panel.add(slice * call.slice + block * F::HEAD);
-                }
+            let mut block = call.panel;
+            for index in 0..call.groups / F::GROUPS {
+                let heads = [block, block.add(F::HEAD)];
+                prefetch::<L>(block, SLICES * F::HEAD);
                 let scales = [F::scales::<L>(heads[0]), F::scales::<L>(heads[1])];
+                let mut levels = block.add(SLICES * F::HEAD);
                 for group in 0..F::GROUPS {
-                    let at = Group { index: block * F::GROUPS + group, group };
+                    let at = Group { element: (index * F::GROUPS + group) * R, group, levels };
                     if F::RUNS == 1 {
                         whole_group::<L, F, R>(call, at, &heads, &scales, &mut totals);
                     } else {
                         half_group::<L, F, R, 0>(call, at, &heads, &scales, &mut totals);
                         half_group::<L, F, R, 1>(call, at, &heads, &scales, &mut totals);
                     }
+                    prefetch::<L>(levels, SLICES * group_bytes(F::BITS));
+                    levels = levels.add(SLICES * group_bytes(F::BITS));
                 }
+                block = block.add(F::BLOCK);
             }
             store::<L, R>(call, &totals);
         }
     }
 }
 
-/// A group: its place in the row and in its block.
+/// How far ahead of the multiplication the weights are fetched, in bytes: enough to hide the memory's
+/// latency behind the arithmetic of several rows.
+const AHEAD: usize = 8192;
+
+/// Fetches what lies [`AHEAD`] of `bytes` bytes. A panel is one forward stream, and so is a run of
+/// panels.
+#[inline(always)]
+unsafe fn prefetch<L: Lanes>(from: *const u8, bytes: usize) {
+    let mut line = 0;
+    while line < bytes {
+        // SAFETY: fetching touches no memory that the program sees, whatever the address.
+        unsafe { L::prefetch(from.wrapping_add(AHEAD + line)) };
+        line += 64;
+    }
+}
+
+/// A group: its first activation element, its place in its block, and its levels.
 #[derive(Clone, Copy)]
 struct Group {
-    index: usize,
+    element: usize,
     group: usize,
+    levels: *const u8,
 }
 
 /// Adds a group of 32 inputs with one scale.
@@ -103,14 +120,14 @@ unsafe fn whole_group<L: Lanes, F: Layout, const R: usize>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let element = at.index * R;
+        let element = at.element;
         let mut sums = [[L::no_ints(); SLICES]; R];
         if !F::MINIMA {
             for (row, sums) in sums.iter_mut().enumerate() {
                 *sums = [start::<L, F>(call.negative_sums.add(element + row)); SLICES];
             }
         }
-        let group = [group::<F>(call, at, 0), group::<F>(call, at, 1)];
+        let group = [at.levels, at.levels.add(group_bytes(F::BITS))];
         let quads = call.levels.add(element * GROUP);
         step::<L, R, 0>(&mut sums, &group, F::BITS, quads);
         step::<L, R, 1>(&mut sums, &group, F::BITS, quads);
@@ -144,12 +161,12 @@ unsafe fn half_group<L: Lanes, F: Layout, const R: usize, const HALF: usize>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let element = at.index * R;
+        let element = at.element;
         let mut sums = [[L::no_ints(); SLICES]; R];
         for (row, sums) in sums.iter_mut().enumerate() {
             *sums = [start::<L, F>(call.negative_halves.add((element + row) * 2 + HALF)); SLICES];
         }
-        let group = [group::<F>(call, at, 0), group::<F>(call, at, 1)];
+        let group = [at.levels, at.levels.add(group_bytes(F::BITS))];
         let quads = call.levels.add(element * GROUP);
         if HALF == 0 {
             step::<L, R, 0>(&mut sums, &group, F::BITS, quads);
@@ -167,13 +184,6 @@ unsafe fn half_group<L: Lanes, F: Layout, const R: usize, const HALF: usize>(
             fold::<L, R>(totals, &sums, slice, scale, call.scales.add(element));
         }
     }
-}
-
-/// Where the levels of a group begin.
-#[inline(always)]
-unsafe fn group<F: Layout>(call: &Call, at: Group, slice: usize) -> *const u8 {
-    // SAFETY: as the caller promises.
-    unsafe { call.panel.add(slice * call.slice + call.head + at.index * group_bytes(F::BITS)) }
 }
 
 #[inline(always)]
@@ -252,8 +262,9 @@ impl Body for Rows {
             while first < call.groups {
                 let last = call.groups.min(first + SAFE_GROUPS);
                 for index in first..last {
-                    let start = call.panel.add(call.head + index * group_bytes(8));
-                    let group = [start, start.add(call.slice)];
+                    let levels = call.panel.add(int8::HEAD + index * int8::UNIT);
+                    let group = [levels, levels.add(group_bytes(8))];
+                    prefetch::<L>(levels, int8::UNIT);
                     let quads = call.levels.add(index * R * GROUP);
                     step::<L, R, 0>(&mut sums, &group, 8, quads);
                     step::<L, R, 1>(&mut sums, &group, 8, quads);
@@ -271,7 +282,7 @@ impl Body for Rows {
                 first = last;
             }
             for slice in 0..SLICES {
-                let scale = L::floats(call.panel.add(slice * call.slice).cast());
+                let scale = L::floats(call.panel.cast::<f32>().add(slice * LANES));
                 for (row, totals) in totals.iter_mut().enumerate() {
                     let factor = L::times(scale, L::splat(call.scales.add(row)));
                     totals[slice] = L::times(totals[slice], factor);

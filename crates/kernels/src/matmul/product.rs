@@ -6,12 +6,15 @@ use super::pack::{Scratch, Source, scratch};
 use super::tile::{COLUMNS, MOST_ROWS, Tile, Tiles};
 use crate::parallel::{self, Shared};
 
-/// Words of depth that are taken together: a right panel of them stays in the first-level cache.
+/// Words of depth that tiles take together: a right panel of them stays in the first-level cache.
 const DEPTH_BLOCK: usize = 256;
 
-/// Rows of the left operand that are taken together: `DEPTH_BLOCK` words of them fill half of the
-/// second-level cache, with room for the output.
+/// Rows of the left operand that are taken together.
 const ROW_BLOCK: usize = 256;
+
+/// Words of the left operand that are packed together: half of a second-level cache. The fewer rows,
+/// the more depth, so that few rows read the right operand in the order in which it lies in memory.
+const LEFT_BLOCK: usize = 1 << 17;
 
 /// Panels of the right operand that are packed together, where a task has to pack it.
 const RIGHT_BLOCK: usize = 8;
@@ -111,9 +114,9 @@ impl Product<'_> {
         let grid = self.grid();
         let out = Shared(out.as_mut_ptr());
         parallel::run(grid.rows * grid.columns, |task| {
-            let rows = share(self.row_panels(), grid.rows, task / grid.columns);
-            let columns = share(self.column_panels(), grid.columns, task % grid.columns);
-            self.task(rows, columns, &out);
+            let row_panels = share(self.row_panels(), grid.rows, task / grid.columns);
+            let column_panels = share(self.column_panels(), grid.columns, task % grid.columns);
+            Task { product: self, row_panels, column_panels, out: &out }.run();
         });
     }
 
@@ -151,43 +154,81 @@ impl Product<'_> {
         }
         Grid { rows, columns }
     }
+}
 
-    /// Computes the tiles of the given panels.
-    fn task(&self, row_panels: Range<usize>, column_panels: Range<usize>, out: &Shared<f32>) {
-        let lines = left_panels(self.tiles, self.rows);
-        let rows = lines(row_panels.start).start..lines(row_panels.end - 1).end;
-        let block = if row_panels.len() == 1 { self.depth.max(1) } else { DEPTH_BLOCK };
-        let accumulate = self.prepare(&rows, &column_panels, out);
-        let left_words = self.scratch_words(self.left, rows.len() * block.min(self.depth));
-        let right_words =
-            self.scratch_words(self.right, column_panels.len() * COLUMNS * block.min(self.depth));
-        scratch(Scratch::Left, left_words, |left| {
-            scratch(Scratch::Right, right_words, |right| {
-                for start in (0..self.depth).step_by(block) {
-                    let words = start..self.depth.min(start + block);
-                    let call = Block { row_panels: &row_panels, column_panels: &column_panels, words, out };
-                    self.block(&call, left, right, accumulate || start > 0);
+/// The part of a product that one thread computes: nobody else touches its part of the output.
+struct Task<'a> {
+    product: &'a Product<'a>,
+    row_panels: Range<usize>,
+    column_panels: Range<usize>,
+    out: &'a Shared<f32>,
+}
+
+/// Packed panels of the words from `first_word` on of the lines from `first_line` on.
+struct Panels<'a> {
+    words: &'a [u32],
+    first_line: usize,
+    first_word: usize,
+    depth: usize,
+}
+
+impl Panels<'_> {
+    /// The words `words` of the panel of `width` lines that begins with `line`.
+    fn at(&self, line: usize, width: usize, words: &Range<usize>) -> &[u32] {
+        let start = (line - self.first_line) * self.depth + (words.start - self.first_word) * width;
+        &self.words[start..start + words.len() * width]
+    }
+}
+
+impl Task<'_> {
+    fn run(&self) {
+        let product = self.product;
+        let (rows, columns) = (self.rows(), self.column_panels.len() * COLUMNS);
+        let block = self.pack_depth(rows.len());
+        let accumulate = self.prepare();
+        let size = |operand, lines: usize| match operand {
+            Operand::Packed(_) => 0,
+            Operand::Source(_) => lines * block.min(product.depth),
+        };
+        scratch(Scratch::Left, size(product.left, rows.len()), |left| {
+            scratch(Scratch::Right, size(product.right, columns), |right| {
+                for start in (0..product.depth).step_by(block) {
+                    let words = start..product.depth.min(start + block);
+                    self.block(words, left, right, accumulate || start > 0);
                 }
             });
         });
     }
 
-    fn scratch_words(&self, operand: Operand<'_>, words: usize) -> usize {
-        if matches!(operand, Operand::Source(_)) { words } else { 0 }
+    fn rows(&self) -> Range<usize> {
+        let lines = left_panels(self.product.tiles, self.product.rows);
+        lines(self.row_panels.start).start..lines(self.row_panels.end - 1).end
+    }
+
+    /// The columns of a panel.
+    fn columns(&self, panel: usize) -> Range<usize> {
+        panel * COLUMNS..self.product.columns.min((panel + 1) * COLUMNS)
+    }
+
+    /// The words of depth that are packed together for a task of `rows` rows.
+    fn pack_depth(&self, rows: usize) -> usize {
+        match self.product.right {
+            Operand::Packed(_) => (LEFT_BLOCK / rows).max(1).next_multiple_of(DEPTH_BLOCK),
+            Operand::Source(_) => DEPTH_BLOCK,
+        }
     }
 
     /// Writes the start values where there are some; whether the tiles shall add to the output.
-    fn prepare(&self, rows: &Range<usize>, column_panels: &Range<usize>, out: &Shared<f32>) -> bool {
-        let columns = column_panels.start * COLUMNS..self.columns.min(column_panels.end * COLUMNS);
-        for row in rows.clone() {
+    fn prepare(&self) -> bool {
+        let columns = self.column_panels.start * COLUMNS..self.columns(self.column_panels.end - 1).end;
+        for row in self.rows() {
+            let start = self.out.at(row * self.product.columns + columns.start);
             // SAFETY: this part of the output is this task's own.
-            let values = unsafe {
-                std::slice::from_raw_parts_mut(out.at(row * self.columns + columns.start), columns.len())
-            };
-            match self.start {
+            let values = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
+            match self.product.start {
                 Start::Columns(start) => values.copy_from_slice(&start[columns.clone()]),
                 Start::Rows(start) => values.fill(start[row]),
-                Start::Zero if self.depth == 0 => values.fill(0.0),
+                Start::Zero if self.product.depth == 0 => values.fill(0.0),
                 Start::Zero => return false,
                 Start::Existing => return true,
             }
@@ -195,89 +236,82 @@ impl Product<'_> {
         true
     }
 
-    /// One block of the depth of one task.
-    fn block(&self, block: &Block<'_>, left: &mut [u32], right: &mut [u32], accumulate: bool) {
-        let lines = left_panels(self.tiles, self.rows);
-        let first_row = lines(block.row_panels.start).start;
-        let depth = block.words.len();
-        if let Operand::Source(source) = self.left {
-            for panel in block.row_panels.clone() {
-                let rows = lines(panel);
-                let at = (rows.start - first_row) * depth;
-                let piece = &mut left[at..at + rows.len() * depth];
-                source.pack(rows.clone(), block.words.clone(), rows.len(), piece);
+    /// Packs the words `block` of the operands that are not, and multiplies them.
+    fn block(&self, block: Range<usize>, left: &mut [u32], right: &mut [u32], accumulate: bool) {
+        let (product, depth) = (self.product, block.len());
+        let whole = |words| Panels { words, first_line: 0, first_word: 0, depth: product.depth };
+        let packed = |words, first_line| Panels { words, first_line, first_word: block.start, depth };
+        let left = match product.left {
+            Operand::Packed(panels) => whole(panels),
+            Operand::Source(source) => packed(self.pack_left(source, &block, left), self.rows().start),
+        };
+        let right = match product.right {
+            Operand::Packed(panels) => whole(panels),
+            Operand::Source(source) => {
+                packed(self.pack_right(source, &block, right), self.column_panels.start * COLUMNS)
             }
-        }
-        if let Operand::Source(source) = self.right {
-            let panels = right.chunks_exact_mut(depth * COLUMNS);
-            for (panel, piece) in block.column_panels.clone().zip(panels) {
-                let columns = panel * COLUMNS..self.columns.min((panel + 1) * COLUMNS);
-                source.pack(columns, block.words.clone(), COLUMNS, piece);
-            }
-        }
-        for panel in block.column_panels.clone() {
-            let right: &[u32] = match self.right {
-                Operand::Packed(panels) => &panels[(panel * self.depth + block.words.start) * COLUMNS..],
-                Operand::Source(_) => &right[(panel - block.column_panels.start) * depth * COLUMNS..],
-            };
-            for row_panel in block.row_panels.clone() {
-                let rows = lines(row_panel);
-                let left: &[u32] = match self.left {
-                    Operand::Packed(panels) => {
-                        &panels[rows.start * self.depth + block.words.start * rows.len()..]
-                    }
-                    Operand::Source(_) => &left[(rows.start - first_row) * depth..],
-                };
-                self.tile(block, rows, panel, [left, right], accumulate);
-            }
-        }
+        };
+        self.multiply(block, [left, right], accumulate);
     }
 
-    fn tile(
-        &self,
-        block: &Block<'_>,
-        rows: Range<usize>,
-        panel: usize,
-        [left, right]: [&[u32]; 2],
-        accumulate: bool,
-    ) {
-        let depth = block.words.len();
-        debug_assert!(left.len() >= rows.len() * depth && right.len() >= COLUMNS * depth);
-        let width = COLUMNS.min(self.columns - panel * COLUMNS);
-        let out = block.out.at(rows.start * self.columns + panel * COLUMNS);
-        let tile =
-            Tile { depth, left: left.as_ptr(), right: right.as_ptr(), out, stride: self.columns, accumulate };
-        if width == COLUMNS {
-            // SAFETY: the operands' lengths are as above, and this part of the output is this task's own.
-            unsafe { self.tiles.run(rows.len(), &tile) };
-            return;
+    fn pack_left<'b>(&self, source: &dyn Source, block: &Range<usize>, panels: &'b mut [u32]) -> &'b [u32] {
+        let lines = left_panels(self.product.tiles, self.product.rows);
+        let first = self.rows().start;
+        for rows in self.row_panels.clone().map(lines) {
+            let piece = &mut panels[(rows.start - first) * block.len()..][..rows.len() * block.len()];
+            let width = rows.len();
+            source.pack(rows, block.clone(), width, piece);
         }
-        let mut whole = [0.0; MOST_ROWS * COLUMNS];
-        for row in 0..rows.len() {
-            // SAFETY: `out` holds `width` values in each of the tile's rows, and `whole` has room.
-            unsafe {
-                let (from, to) = (out.add(row * self.columns), whole.as_mut_ptr().add(row * COLUMNS));
-                if accumulate {
-                    std::ptr::copy_nonoverlapping(from, to, width);
+        panels
+    }
+
+    fn pack_right<'b>(&self, source: &dyn Source, block: &Range<usize>, panels: &'b mut [u32]) -> &'b [u32] {
+        let pieces = panels.chunks_exact_mut(block.len() * COLUMNS);
+        for (panel, piece) in self.column_panels.clone().zip(pieces) {
+            source.pack(self.columns(panel), block.clone(), COLUMNS, piece);
+        }
+        panels
+    }
+
+    fn multiply(&self, block: Range<usize>, [left, right]: [Panels<'_>; 2], accumulate: bool) {
+        let lines = left_panels(self.product.tiles, self.product.rows);
+        for panel in self.column_panels.clone() {
+            for start in block.clone().step_by(DEPTH_BLOCK) {
+                let words = start..block.end.min(start + DEPTH_BLOCK);
+                let right = right.at(panel * COLUMNS, COLUMNS, &words);
+                let accumulate = accumulate || start > block.start;
+                for rows in self.row_panels.clone().map(&lines) {
+                    let left = left.at(rows.start, rows.len(), &words);
+                    self.tile(rows, self.columns(panel), [left, right], accumulate);
                 }
             }
         }
-        // SAFETY: as above; `whole` has room for every tile.
-        unsafe { self.tiles.run(rows.len(), &Tile { out: whole.as_mut_ptr(), stride: COLUMNS, ..tile }) };
-        for row in 0..rows.len() {
-            // SAFETY: as above.
-            unsafe {
-                let (from, to) = (whole.as_ptr().add(row * COLUMNS), out.add(row * self.columns));
-                std::ptr::copy_nonoverlapping(from, to, width);
-            }
-        }
     }
-}
 
-/// The part of a product that is computed with one packing.
-struct Block<'a> {
-    row_panels: &'a Range<usize>,
-    column_panels: &'a Range<usize>,
-    words: Range<usize>,
-    out: &'a Shared<f32>,
+    /// Computes one tile; where it has fewer columns than a tile must, by way of a whole one.
+    fn tile(&self, rows: Range<usize>, columns: Range<usize>, [left, right]: [&[u32]; 2], accumulate: bool) {
+        let (tiles, stride) = (self.product.tiles, self.product.columns);
+        let depth = right.len() / COLUMNS;
+        let out = self.out.at(rows.start * stride + columns.start);
+        let tile = Tile { depth, left: left.as_ptr(), right: right.as_ptr(), out, stride, accumulate };
+        if columns.len() == COLUMNS {
+            // SAFETY: `Panels::at` gave the operands these lengths; this part of the output is this task's own.
+            unsafe { tiles.run(rows.len(), &tile) };
+            return;
+        }
+        let mut whole = [0.0f32; MOST_ROWS * COLUMNS];
+        let each_row = |copy: &dyn Fn(*mut f32, *mut f32), whole: *mut f32| {
+            (0..rows.len())
+                .for_each(|row| copy(out.wrapping_add(row * stride), whole.wrapping_add(row * COLUMNS)));
+        };
+        let width = columns.len();
+        if accumulate {
+            // SAFETY: every row has `width` values in the output, which is this task's own, and in `whole`.
+            each_row(&|out, whole| unsafe { out.copy_to_nonoverlapping(whole, width) }, whole.as_mut_ptr());
+        }
+        // SAFETY: as above; `whole` has room for every tile.
+        unsafe { tiles.run(rows.len(), &Tile { out: whole.as_mut_ptr(), stride: COLUMNS, ..tile }) };
+        // SAFETY: as above.
+        each_row(&|out, whole| unsafe { out.copy_from_nonoverlapping(whole, width) }, whole.as_mut_ptr());
+    }
 }

@@ -23,12 +23,49 @@ pub struct GroupNorm {
     pub silu: bool,
 }
 
+impl GroupNorm {
+    /// Group norm of `x` ([batch, channels, area]); `weight` and `bias` are [channels].
+    ///
+    /// # Panics
+    /// If lengths do not fit, or the groups do not divide the channels.
+    pub fn forward(&self, x: &[f32], area: usize, weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let channels = weight.len();
+        let image = channels * area;
+        assert!(image > 0 && x.len().is_multiple_of(image), "no images of {channels} channels of {area}");
+        assert_eq!(bias.len(), channels, "bias and weight differ in length");
+        assert!(channels.is_multiple_of(self.groups), "{} groups of {channels} channels", self.groups);
+        self.run(Layout::new(self, &[x.len() / image, channels, area, 1]), [x, weight, bias]).0
+    }
+
+    fn run(&self, layout: Layout, [x, weight, bias]: [&[f32]; 3]) -> (Vec<f32>, Vec<Moments>) {
+        let mut moments = vec![Moments { mean: 0.0, inverse: 0.0 }; layout.groups];
+        let saved = Shared(moments.as_mut_ptr());
+        let task = |out| {
+            let out = Shared(out);
+            vector::rows(layout.groups, layout.size(), |range| {
+                for group in range {
+                    let (norm, out, moments) = (self, &out, &saved);
+                    vector::run(Forward { norm, layout, x, weight, bias, out, moments, group });
+                }
+            });
+        };
+        // SAFETY: the groups cover all of `x`.
+        (unsafe { vector::filled(x.len(), task) }, moments)
+    }
+}
+
 /// Group norm of `x` ([batch, channels, height, width]); `weight` and `bias` are [channels].
 /// Differentiable.
 ///
 /// # Panics
 /// If `groups` does not divide the channels.
-pub fn group_norm(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f32) -> Tensor<4> {
+pub fn group_norm(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f32,
+) -> Tensor<4> {
     apply(x, weight, bias, GroupNorm { groups, epsilon, silu: false })
 }
 
@@ -36,14 +73,27 @@ pub fn group_norm(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1
 ///
 /// # Panics
 /// If `groups` does not divide the channels.
-pub fn group_norm_silu(x: Tensor<4>, groups: usize, weight: Tensor<1>, bias: Tensor<1>, epsilon: f32) -> Tensor<4> {
+pub fn group_norm_silu(
+    x: Tensor<4>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f32,
+) -> Tensor<4> {
     apply(x, weight, bias, GroupNorm { groups, epsilon, silu: true })
 }
 
 fn apply(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, norm: GroupNorm) -> Tensor<4> {
     let channels = x.dims()[1];
-    assert!(norm.groups > 0 && channels.is_multiple_of(norm.groups), "{} groups of {channels} channels", norm.groups);
-    assert!(weight.dims() == [channels] && bias.dims() == [channels], "weight and bias are for other channels");
+    assert!(
+        norm.groups > 0 && channels.is_multiple_of(norm.groups),
+        "{} groups of {channels} channels",
+        norm.groups
+    );
+    assert!(
+        weight.dims() == [channels] && bias.dims() == [channels],
+        "weight and bias are for other channels"
+    );
     if op::on_host(&x) && op::on_host(&weight) && op::on_host(&bias) {
         let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
         return Tensor::from_dispatch(op::apply(Grouped(norm), inputs));
@@ -62,7 +112,13 @@ fn portable(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, norm: GroupNorm) -
 }
 
 /// The plain group norm in `f64`: `x` is [batch, channels, area].
-pub fn group_norm_reference(norm: GroupNorm, x: &[f32], area: usize, weight: &[f32], bias: &[f32]) -> Vec<f64> {
+pub fn group_norm_reference(
+    norm: GroupNorm,
+    x: &[f32],
+    area: usize,
+    weight: &[f32],
+    bias: &[f32],
+) -> Vec<f64> {
     let per_group = weight.len() / norm.groups * area;
     let mut out = Vec::with_capacity(x.len());
     for (index, &value) in x.iter().enumerate() {
@@ -249,7 +305,8 @@ impl<const SILU: bool> Program for Backward<'_, SILU> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let [x, weight, bias] = self.inputs;
-        let slope = |channel: usize| Slope { moments: self.moments, weight: weight[channel], bias: bias[channel] };
+        let slope =
+            |channel: usize| Slope { moments: self.moments, weight: weight[channel], bias: bias[channel] };
         let (mut plain, mut along) = (0.0f64, 0.0f64);
         for (index, (channel, place)) in self.layout.channels(self.group).enumerate() {
             let (mut of_weight, mut of_bias) = (0.0f64, 0.0f64);
@@ -270,7 +327,9 @@ impl<const SILU: bool> Program for Backward<'_, SILU> {
             let map = Each(Input::<SILU> { slope: slope(channel), plain, along });
             let inputs = [x[place.clone()].as_ptr(), self.gradient[place.clone()].as_ptr()];
             // SAFETY: channels are disjoint, and inputs and output have the same length.
-            unsafe { sweep_raw::<V, _, 2, 1, 0>(map, inputs, [self.out.at(place.start)], place.len(), [0.0; 2], []) };
+            unsafe {
+                sweep_raw::<V, _, 2, 1, 0>(map, inputs, [self.out.at(place.start)], place.len(), [0.0; 2], [])
+            };
         }
     }
 }
@@ -284,20 +343,7 @@ impl Kernel<3> for Grouped {
 
     fn forward(&self, [x, weight, bias]: [&Host; 3]) -> (Host, Vec<Moments>) {
         let layout = Layout::new(&self.0, &x.shape());
-        let mut moments = vec![Moments { mean: 0.0, inverse: 0.0 }; layout.groups];
-        let saved = Shared(moments.as_mut_ptr());
-        let (data, weight, bias) = (x.data(), weight.data(), bias.data());
-        let task = |out| {
-            let out = Shared(out);
-            vector::rows(layout.groups, layout.size(), |range| {
-                for group in range {
-                    let (norm, x, out, moments) = (&self.0, data, &out, &saved);
-                    vector::run(Forward { norm, layout, x, weight, bias, out, moments, group });
-                }
-            });
-        };
-        // SAFETY: the groups cover all of `x`.
-        let out = unsafe { vector::filled(data.len(), task) };
+        let (out, moments) = self.0.run(layout, [x.data(), weight.data(), bias.data()]);
         (Host::new(x.shape(), out), moments)
     }
 
@@ -323,5 +369,62 @@ impl Kernel<3> for Grouped {
         let every_other = |first| total.iter().skip(first).step_by(2).copied().collect();
         let [x, weight, bias] = pass.inputs.map(Host::shape);
         [Host::new(x, of_x), Host::new(weight, every_other(0)), Host::new(bias, every_other(1))].map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_near, noise, tracked, values};
+    use burn::tensor::{Device, TensorData};
+
+    const SHAPE: [usize; 4] = [2, 6, 5, 7];
+
+    fn run(function: impl Fn(Tensor<4>, Tensor<1>, Tensor<1>) -> Tensor<4>) -> Vec<Vec<f32>> {
+        let count = SHAPE.iter().product();
+        let x = tracked(&noise(count, 1, 2.0), SHAPE);
+        let [weight, bias] = [2, 3].map(|seed| tracked(&noise(6, seed, 1.0), [6]));
+        let result = function(x.clone(), weight.clone(), bias.clone());
+        let factor = TensorData::new(noise(count, 4, 1.0), SHAPE);
+        let gradients = (result.clone() * Tensor::from_data(factor, &Device::flex())).sum().backward();
+        let parameters = [weight, bias].map(|one| one.grad(&gradients).map(values).unwrap_or_default());
+        let of_x = x.grad(&gradients).map(values).unwrap_or_default();
+        [values(result), of_x].into_iter().chain(parameters).collect()
+    }
+
+    #[test]
+    fn values_and_gradients_equal_the_portable_path() {
+        for silu in [false, true] {
+            for groups in [1, 2, 6] {
+                let norm = GroupNorm { groups, epsilon: 1e-5, silu };
+                let ours = run(|x, weight, bias| apply(x, weight, bias, norm));
+                let theirs = run(|x, weight, bias| portable(x, weight, bias, norm));
+                for (ours, theirs) in ours.iter().zip(theirs) {
+                    let theirs: Vec<f64> = theirs.into_iter().map(f64::from).collect();
+                    assert_near(ours, &theirs, 1e-5, 1.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_group_far_from_zero_stays_exact() {
+        let norm = GroupNorm { groups: 2, epsilon: 1e-5, silu: true };
+        let (shape, area) = ([1, 4, 120, 121], 120 * 121);
+        let data: Vec<f32> = noise(4 * area, 1, 1.0).iter().map(|x| x + 30.0).collect();
+        let (weight, bias) = ([1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]);
+        let tensor = |data: &[f32]| {
+            Tensor::<1>::from_data(TensorData::new(data.to_vec(), [data.len()]), &Device::flex())
+        };
+        let x = tensor(&data).reshape(shape);
+        let ours = values(group_norm_silu(x, 2, tensor(&weight), tensor(&bias), 1e-5));
+        assert_near(&ours, &group_norm_reference(norm, &data, area, &weight, &bias), 1e-5, 1.0);
+        assert_eq!(ours, norm.forward(&data, area, &weight, &bias));
+    }
+
+    #[test]
+    #[should_panic(expected = "4 groups of 6 channels")]
+    fn groups_must_divide_the_channels() {
+        run(|x, weight, bias| group_norm(x, 4, weight, bias, 1e-5));
     }
 }

@@ -75,6 +75,11 @@ impl Vector for Wide {
     }
 
     #[inline(always)]
+    fn negative_mul_add(self, by: Self, plus: Self) -> Self {
+        Self(unsafe { _mm512_fnmadd_ps(self.0, by.0, plus.0) })
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         Self(unsafe { _mm512_max_ps(self.0, other.0) })
     }
@@ -92,6 +97,26 @@ impl Vector for Wide {
     #[inline(always)]
     fn scale(self, power: Self) -> Self {
         Self(unsafe { _mm512_scalef_ps(self.0, power.0) })
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(unsafe { _mm512_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(unsafe { _mm512_abs_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.0) }
     }
 
     #[inline(always)]
@@ -146,6 +171,11 @@ impl Vector for Half {
     }
 
     #[inline(always)]
+    fn negative_mul_add(self, by: Self, plus: Self) -> Self {
+        Self(unsafe { _mm256_fnmadd_ps(self.0, by.0, plus.0) })
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         Self(unsafe { _mm256_max_ps(self.0, other.0) })
     }
@@ -169,6 +199,16 @@ impl Vector for Half {
             let first = _mm256_mul_ps(self.0, power_of_two(half));
             Self(_mm256_mul_ps(first, power_of_two(_mm256_sub_epi32(power, half))))
         }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(unsafe { _mm256_sqrt_ps(self.0) })
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
     }
 
     #[inline(always)]

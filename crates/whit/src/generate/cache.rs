@@ -166,7 +166,8 @@ impl HeadRows {
     /// Drops the rows at the ascending indices `rows`.
     pub fn evict(&mut self, rows: &[usize]) {
         let mut drop = rows.iter().peekable();
-        let keep: Vec<usize> = (0..self.len()).filter(|row| drop.next_if(|at| *at == row).is_none()).collect();
+        let keep: Vec<usize> =
+            (0..self.len()).filter(|row| drop.next_if(|at| *at == row).is_none()).collect();
         self.gather(&keep);
     }
 
@@ -195,7 +196,8 @@ impl HeadRows {
     }
 
     fn bytes(&self) -> usize {
-        (self.keys.capacity() + self.values.capacity()) * size_of::<f32>() + self.positions.capacity() * size_of::<u32>()
+        (self.keys.capacity() + self.values.capacity()) * size_of::<f32>()
+            + self.positions.capacity() * size_of::<u32>()
     }
 }
 

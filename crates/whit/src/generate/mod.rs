@@ -35,7 +35,9 @@ pub enum GenerateError {
         limit: usize,
     },
     /// A token that the model does not have.
-    #[error("token {token} is outside the model's vocabulary of {vocabulary}; tokenizer and model do not match")]
+    #[error(
+        "token {token} is outside the model's vocabulary of {vocabulary}; tokenizer and model do not match"
+    )]
     UnknownToken {
         /// The token.
         token: u32,
@@ -49,3 +51,6 @@ pub enum GenerateError {
     #[error(transparent)]
     Method(#[from] MethodError),
 }
+
+#[cfg(test)]
+mod tests;

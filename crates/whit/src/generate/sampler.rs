@@ -76,12 +76,19 @@ impl Sampling {
         check("temperature", self.temperature, self.temperature >= 0.0, "at least 0")?;
         check("top-p", self.top_p, self.top_p > 0.0 && ratio(self.top_p), "above 0 and at most 1")?;
         check("min-p", self.min_p, ratio(self.min_p), "between 0 and 1")?;
-        check("typical-p", self.typical_p, self.typical_p > 0.0 && ratio(self.typical_p), "above 0 and at most 1")?;
+        check(
+            "typical-p",
+            self.typical_p,
+            self.typical_p > 0.0 && ratio(self.typical_p),
+            "above 0 and at most 1",
+        )?;
         check("repetition-penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0")?;
         check("presence-penalty", self.presence_penalty, true, "a number")?;
         check("frequency-penalty", self.frequency_penalty, true, "a number")?;
         match self.logit_bias.values().find(|bias| bias.is_nan()) {
-            Some(&found) => Err(SamplingError { option: "logit-bias", found, allowed: "a number or an infinity" }),
+            Some(&found) => {
+                Err(SamplingError { option: "logit-bias", found, allowed: "a number or an infinity" })
+            }
             None => Ok(()),
         }
     }
@@ -188,7 +195,9 @@ pub fn argmax(logits: &[f32]) -> u32 {
 /// The `count` best tokens (all where zero), best first, the lower id first of equals.
 fn best(logits: &[f32], count: usize) -> Vec<Candidate> {
     let order = |a: &Candidate, b: &Candidate| b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token));
-    let usable = |(token, &weight): (usize, &f32)| (weight > f32::NEG_INFINITY).then_some(Candidate { token: token as u32, weight });
+    let usable = |(token, &weight): (usize, &f32)| {
+        (weight > f32::NEG_INFINITY).then_some(Candidate { token: token as u32, weight })
+    };
     let mut all: Vec<Candidate> = logits.iter().enumerate().filter_map(usable).collect();
     if count > 0 && count < all.len() {
         all.select_nth_unstable_by(count - 1, order);

@@ -6,9 +6,9 @@ use std::time::Instant;
 use whit_kernels::attention::BitMatrix;
 use whit_kernels::op::{self, Host};
 
+use super::GenerateError;
 use super::forward::{self, Span};
 use super::sequence::{Event, Finish, Request, Sequence, Statistics, Work};
-use super::GenerateError;
 use crate::methods::{Stages, TokenTree};
 use crate::nn::decoder::Decoder;
 
@@ -113,7 +113,9 @@ impl<'m> Scheduler<'m> {
         let mut start = 0;
         for work in work {
             let wanted = work.wanted();
-            rows.extend_from_slice(&hidden.data()[(start + wanted.start) * width..(start + wanted.end) * width]);
+            rows.extend_from_slice(
+                &hidden.data()[(start + wanted.start) * width..(start + wanted.end) * width],
+            );
             start += work.len();
         }
         if rows.is_empty() {
@@ -139,7 +141,9 @@ fn span<'a>(sequence: &'a mut Sequence, work: &Work) -> Span<'a> {
     let length = sequence.length();
     match work {
         Work::Prompt { ids, .. } => Span::causal(&mut sequence.cache, ids.clone(), length),
-        Work::Verify(tree) if tree.len() == 1 => Span::causal(&mut sequence.cache, tree.tokens().to_vec(), length),
+        Work::Verify(tree) if tree.len() == 1 => {
+            Span::causal(&mut sequence.cache, tree.tokens().to_vec(), length)
+        }
         Work::Verify(tree) => {
             let base = sequence.cache.position() as u32;
             Span {
@@ -156,5 +160,7 @@ fn span<'a>(sequence: &'a mut Sequence, work: &Work) -> Span<'a> {
 fn mask(tree: &TokenTree) -> BitMatrix {
     let words = tree.len().div_ceil(64);
     let bits = tree.mask();
-    BitMatrix::from_fn(tree.len(), tree.len(), |node, seen| bits[node * words + seen / 64] >> (seen % 64) & 1 == 1)
+    BitMatrix::from_fn(tree.len(), tree.len(), |node, seen| {
+        bits[node * words + seen / 64] >> (seen % 64) & 1 == 1
+    })
 }

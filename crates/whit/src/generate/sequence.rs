@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 
+use super::GenerateError;
 use super::cache::{CacheShape, KvCache};
 use super::sampler::{Sampler, Sampling};
-use super::GenerateError;
 use crate::methods::{Accepted, Stages, TokenTree, Verified};
 use crate::nn::decoder::DecoderConfig;
 
@@ -127,7 +127,8 @@ impl Sequence {
         config: &DecoderConfig,
     ) -> Result<Self, GenerateError> {
         check(&request, config)?;
-        let shape = CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
+        let shape =
+            CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let room = config.max_positions - request.prompt.len() + 1;
         let max_tokens = request.max_tokens.min(room);
         Ok(Self {
@@ -183,7 +184,6 @@ impl Sequence {
             }
         }
     }
-
 
     /// Chooses the token after the prompt.
     fn first(&mut self, logits: &[f32]) -> Vec<u32> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::load::{ChatTemplate, GenerationConfig, LoadError, ModelFiles, Tokenizer};
+use crate::load::{ChatTemplate, GenerationConfig, LoadError, Message, ModelFiles, Tokenizer};
 use crate::models::{self, ModelError};
 use crate::nn::decoder::Decoder;
 use crate::nn::vars::Storage;
@@ -45,7 +45,11 @@ impl TextModel {
     ///
     /// # Errors
     /// If the network cannot be built, or there is no tokenizer or one for another vocabulary.
-    pub fn new(files: ModelFiles, storage: &Storage, progress: &(dyn Fn(usize) + Sync)) -> Result<Self, TextError> {
+    pub fn new(
+        files: ModelFiles,
+        storage: &Storage,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Self, TextError> {
         let decoder = models::decoder(&files.config, files.weights.as_ref(), storage, progress)?;
         let no_tokenizer = || TextError::NoTokenizer { origin: files.origin.to_string() };
         let tokenizer = files.tokenizer.ok_or_else(no_tokenizer)?;
@@ -56,6 +60,30 @@ impl TextModel {
             chat_template: files.chat_template,
             generation: files.generation,
         })
+    }
+
+    /// The tokens of a prompt: a plain text, or the first message of a conversation.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or the chat template fails.
+    pub fn prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, LoadError> {
+        if chat { self.conversation(&[Message::new("user", text)]) } else { self.tokenizer.encode(text, true) }
+    }
+
+    /// The tokens of a conversation up to where the model should answer. Without a chat template the
+    /// messages are joined, one a line.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded, or the chat template fails.
+    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, LoadError> {
+        match &self.chat_template {
+            // Templates write their special tokens themselves.
+            Some(template) => self.tokenizer.encode(&template.render(messages, true)?, false),
+            None => {
+                let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+                self.tokenizer.encode(&lines.join("\n"), true)
+            }
+        }
     }
 
     /// The tokens that end a text.
@@ -103,6 +131,9 @@ impl TextStream {
     /// # Errors
     /// If the tokenizer does not know a token.
     pub fn push(&mut self, tokens: &[u32]) -> Result<String, LoadError> {
+        if self.stopped {
+            return Ok(String::new());
+        }
         self.tokens.extend(tokens);
         let known = self.tokenizer.decode(&self.tokens[self.context..self.done], true)?;
         let longer = self.tokenizer.decode(&self.tokens[self.context..], true)?;
@@ -140,7 +171,11 @@ impl TextStream {
         self.text.push_str(piece);
         self.context = self.done;
         self.done = self.tokens.len();
-        let found = self.stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| self.text.find(stop.as_str()));
+        let found = self
+            .stops
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| self.text.find(stop.as_str()));
         if let Some(end) = found.min() {
             self.text.truncate(end);
             self.stopped = true;
@@ -194,7 +229,8 @@ mod tests {
 
     fn pieces(stream: &mut TextStream, text: &str) -> Vec<String> {
         let tokens = stream.tokenizer.encode(text, false).unwrap_or_default();
-        let mut pieces: Vec<String> = tokens.iter().map(|&token| stream.push(&[token]).unwrap_or_default()).collect();
+        let mut pieces: Vec<String> =
+            tokens.iter().map(|&token| stream.push(&[token]).unwrap_or_default()).collect();
         pieces.push(stream.finish().unwrap_or_default());
         pieces
     }

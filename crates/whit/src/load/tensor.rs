@@ -1,6 +1,7 @@
 //! What a tensor in a file is: its element type, its shape, its bytes, and how they become `f32`.
 
 use std::fmt;
+use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
@@ -107,6 +108,25 @@ impl TensorInfo {
     pub fn bytes(&self) -> Option<usize> {
         self.dtype.bytes_for(&self.shape)
     }
+
+    /// Some rows (along the first axis) as a tensor of their own, and where their bytes lie in this one.
+    ///
+    /// # Errors
+    /// [`LoadError::Misshapen`] where there are no such rows; `name` is for its message.
+    pub fn rows(&self, name: &str, rows: &Range<usize>) -> Result<(Self, Range<usize>), LoadError> {
+        let mut shape = self.shape.clone();
+        let row = match (self.bytes(), shape.first()) {
+            (Some(bytes), Some(&count)) if rows.start <= rows.end && rows.end <= count && bytes % count.max(1) == 0 => {
+                bytes / count.max(1)
+            }
+            _ => {
+                let (found, wanted) = (shape, vec![rows.end]);
+                return Err(LoadError::Misshapen { name: name.to_owned(), found, wanted });
+            }
+        };
+        shape[0] = rows.len();
+        Ok((Self { dtype: self.dtype, shape }, rows.start * row..rows.end * row))
+    }
 }
 
 /// A tensor as it is stored: little-endian, row-major.
@@ -177,6 +197,16 @@ pub trait Checkpoint: Send + Sync + fmt::Debug {
     /// [`LoadError::MissingTensor`], or [`LoadError::Io`] if the disk fails.
     fn read(&self, name: &str) -> Result<RawTensor, LoadError>;
 
+    /// Reads some rows (along the first axis) of one tensor.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`]; [`LoadError::Misshapen`] where the tensor has no such rows.
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<RawTensor, LoadError> {
+        let whole = self.read(name)?;
+        let (info, bytes) = whole.info().rows(name, &rows)?;
+        Ok(RawTensor { dtype: info.dtype, shape: info.shape, bytes: whole.bytes[bytes].to_vec() })
+    }
+
     /// Reads one tensor that must have exactly this shape.
     ///
     /// # Errors
@@ -232,6 +262,15 @@ mod tests {
         assert_eq!(raw(Dtype::F64, doubles), [1.5, -0.25]);
         let integers = RawTensor { dtype: Dtype::I32, shape: vec![1], bytes: vec![0; 4] };
         assert!(matches!(integers.to_f32("x"), Err(LoadError::WrongDtype { .. })));
+    }
+
+    #[test]
+    fn rows_are_cut_at_row_borders() {
+        let info = TensorInfo { dtype: Dtype::F32, shape: vec![4, 3] };
+        let (part, bytes) = info.rows("x", &(1..3)).unwrap();
+        assert_eq!((part.shape, bytes), (vec![2, 3], 12..36));
+        assert!(matches!(info.rows("x", &(2..5)), Err(LoadError::Misshapen { .. })));
+        assert!(matches!(TensorInfo { shape: vec![], ..info }.rows("x", &(0..1)), Err(LoadError::Misshapen { .. })));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! ```
 //! use whit::methods::{ModelFacts, Plan, Selection};
 //!
-//! let wanted = Selection::parse(&["token-recycling:tree=25".into()])?;
+//! let wanted = Selection::parse(&["token-recycling:tree=25"])?;
 //! let plan = Plan::new(&wanted, &ModelFacts::example())?;
 //! println!("{plan}");
 //! let stages = plan.begin(); // the state of one sequence

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{METHODS, Spec};
+use super::{Kind, Knob, METHODS, Spec, Value};
 
 /// Where the README's table of methods begins.
 pub const TABLE_START: &str = "<!-- methods: written by `whit docs` -->";
@@ -49,16 +49,24 @@ pub fn examples(spec: &Spec) -> Vec<String> {
     let id = spec.id;
     let mut examples = vec![format!("whit generate --model DIR -p \"...\" --with {id}")];
     if let Some(knob) = spec.knobs.first() {
-        let value =
-            knob.kind.ends().into_iter().find(|value| Some(*value) != knob.off && *value != knob.default);
-        let value = value.unwrap_or(knob.default);
-        examples.push(format!(
-            "whit generate --model DIR -p \"...\" --with {id}:{}={value} --dry-run",
-            knob.name
-        ));
+        let (name, value) = (knob.name, another_value(knob));
+        examples.push(format!("whit generate --model DIR -p \"...\" --with {id}:{name}={value} --dry-run"));
     }
     examples.push(format!("whit bench text --model DIR --with {id}"));
     examples
+}
+
+/// A value other than the default, to show how a knob is set.
+fn another_value(knob: &Knob) -> Value {
+    match (knob.kind, knob.default) {
+        (Kind::Int { min, max }, _) => Value::Int(min.midpoint(max)),
+        (Kind::Float { min, max }, _) => Value::Float(min.midpoint(max)),
+        (Kind::Ratio, _) => Value::Float(0.5),
+        (Kind::Flag, default) => Value::Flag(default != Value::Flag(true)),
+        (kind @ Kind::Choice { .. }, default) => {
+            kind.ends().into_iter().find(|&value| value != default).unwrap_or(default)
+        }
+    }
 }
 
 /// The README's table of methods.
@@ -121,7 +129,7 @@ fn headline_table(spec: &Spec) -> String {
 fn touches(spec: &Spec) -> String {
     let mut text = String::new();
     for claim in spec.claims {
-        let _ = writeln!(text, "- {claim}: {}", claim.access.help());
+        let _ = writeln!(text, "- {claim} ({})", claim.access.help());
     }
     for stage in spec.stages {
         let _ = writeln!(text, "- stage {stage}: {}", stage.help());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Knobs, MethodError, StageKind, Stages};
+use crate::nn::decoder::DecoderConfig;
 
 /// The single description of a method.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ pub struct Spec {
     pub fidelity: Fidelity,
     /// The idea in a few sentences.
     pub summary: &'static str,
-    /// The rest of the manual, in Markdown: how it works, when it pays, what is ours and not the paper's.
+    /// The rest of the manual in Markdown, each section under a `##`: how it works, when it pays, what is
+    /// ours and not the paper's.
     pub long: &'static str,
     /// The stages at which it is called.
     pub stages: &'static [StageKind],
@@ -145,9 +147,9 @@ names! {
 names! {
     /// What a method does with a resource.
     Access {
-        Read = "read", "looks at it: free to stack";
-        Transform = "transform", "changes it in turn: stacks in stage order";
-        Own = "own", "decides it alone: one owner at most";
+        Read = "read", "looks at it, free to stack";
+        Transform = "transform", "changes it in turn, stacks in the order given";
+        Own = "own", "decides it alone, one owner at most";
     }
 }
 
@@ -367,11 +369,27 @@ pub struct ModelFacts {
     pub vocabulary: usize,
     /// The longest sequence, in tokens.
     pub context: usize,
-    /// The sliding window of the attention, where it has one, in tokens.
+    /// The smallest sliding window of any layer, where one has one, in tokens.
     pub window: Option<usize>,
 }
 
 impl ModelFacts {
+    /// The facts of a language model.
+    pub fn decoder(architecture: &str, config: &DecoderConfig) -> Self {
+        Self {
+            kind: ModelKind::Decoder,
+            architecture: architecture.into(),
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            width: config.width,
+            vocabulary: config.vocab_size,
+            context: config.max_positions,
+            window: config.windows.iter().flatten().min().copied(),
+        }
+    }
+
     /// A small decoder, for examples and tests.
     pub fn example() -> Self {
         Self {

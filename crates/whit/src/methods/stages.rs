@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::spec::names;
 use super::{Accepted, MethodError, TokenTree};
+use crate::generate::cache::HeadRows;
 
 names! {
     /// A moment at which methods are called, in the order of a request.
@@ -60,47 +61,17 @@ pub struct Observation {
     pub last_rows: usize,
 }
 
-/// A layer's cache and what was seen of its attention, as a [`KvPolicy`] sees them.
+/// What was seen of a layer's attention, as a [`KvPolicy`] asked for it.
 #[derive(Clone, Copy, Debug)]
-pub struct LayerView<'a> {
+pub struct Observed<'a> {
     /// The index of the layer.
     pub layer: usize,
-    /// Keys as cached, after their rotation. `[kv_heads, rows, head_dim]`
-    pub keys: &'a [f32],
-    /// Values. `[kv_heads, rows, head_dim]`
-    pub values: &'a [f32],
-    /// The position of each row. `[rows]`
-    pub positions: &'a [u32],
-    /// The number of key-value heads.
-    pub kv_heads: usize,
-    /// The width of a head.
-    pub head_dim: usize,
-    /// If asked for: attention received by each key. `[heads, rows]`
+    /// The number of query heads; so many of them in turn share a key-value head.
+    pub heads: usize,
+    /// Attention received by each key. `[heads, rows]`
     pub column_sums: &'a [f32],
-    /// If asked for: weights of the last queries. `[heads, last_rows, rows]`
+    /// Weights of the last queries. `[heads, last_rows, rows]`
     pub last_rows: &'a [f32],
-}
-
-/// What becomes of a layer's cache.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Revision {
-    /// All of it stays.
-    Unchanged,
-    /// The rows to keep, for each key-value head, in ascending order.
-    Keep(Vec<Vec<usize>>),
-    /// New rows, for each key-value head.
-    Replace(Vec<HeadRows>),
-}
-
-/// The cached rows of one key-value head.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HeadRows {
-    /// Keys. `[rows, head_dim]`
-    pub keys: Vec<f32>,
-    /// Values. `[rows, head_dim]`
-    pub values: Vec<f32>,
-    /// The position of each row, ascending. `[rows]`
-    pub positions: Vec<u32>,
 }
 
 /// Evicts or merges rows of the key-value cache.
@@ -111,11 +82,12 @@ pub trait KvPolicy: Debug + Send {
     /// How many decode steps pass between two revisions; `None` revises only after the prompt.
     fn period(&self) -> Option<usize>;
 
-    /// Decides about one layer.
+    /// Gathers, evicts or merges the cached rows of one layer, head by head. `cache` has one entry for
+    /// each key-value head.
     ///
     /// # Errors
     /// If the cache does not fit the method's knobs.
-    fn revise(&mut self, view: &LayerView<'_>) -> Result<Revision, MethodError>;
+    fn revise(&mut self, seen: &Observed<'_>, cache: &mut [HeadRows]) -> Result<(), MethodError>;
 }
 
 /// Which keys the queries of a decode step read in one layer.

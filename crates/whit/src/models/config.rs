@@ -48,7 +48,11 @@ pub(super) fn size(field: &'static str, value: usize) -> Result<usize, ConfigErr
     if (1..=LARGEST).contains(&value) {
         return Ok(value);
     }
-    Err(ConfigError::Value { field, found: value.to_string(), allowed: format!("it must lie between 1 and {LARGEST}") })
+    Err(ConfigError::Value {
+        field,
+        found: value.to_string(),
+        allowed: format!("it must lie between 1 and {LARGEST}"),
+    })
 }
 
 fn wrong(field: &'static str, found: impl ToString, allowed: impl Into<String>) -> ConfigError {
@@ -126,7 +130,11 @@ impl Common {
         let heads = size("num_attention_heads", self.num_attention_heads)?;
         let kv_heads = self.num_key_value_heads.unwrap_or(defaults.kv_heads).unwrap_or(heads);
         if size("num_key_value_heads", kv_heads)? > heads || heads % kv_heads != 0 {
-            return Err(wrong("num_key_value_heads", kv_heads, format!("it must divide the {heads} attention heads")));
+            return Err(wrong(
+                "num_key_value_heads",
+                kv_heads,
+                format!("it must divide the {heads} attention heads"),
+            ));
         }
         let width = size("hidden_size", self.hidden_size)?;
         let head_dim = size("head_dim", self.head_dim.or(defaults.head_dim).unwrap_or(width / heads))?;
@@ -169,10 +177,15 @@ impl Common {
 
     fn rotary(&self, head_dim: usize, defaults: &Defaults) -> Result<RotaryConfig, ConfigError> {
         let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
-        let part = rope.and_then(|rope| rope.partial_rotary_factor).or(self.partial_rotary_factor).unwrap_or(1.0);
+        let part =
+            rope.and_then(|rope| rope.partial_rotary_factor).or(self.partial_rotary_factor).unwrap_or(1.0);
         let dim = (head_dim as f32 * part) as usize;
         if dim < 2 || dim % 2 != 0 || dim > head_dim {
-            return Err(wrong("head_dim", head_dim, format!("{dim} of it would be rotated, which must be even")));
+            return Err(wrong(
+                "head_dim",
+                head_dim,
+                format!("{dim} of it would be rotated, which must be even"),
+            ));
         }
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(defaults.theta);
         if !theta.is_finite() || theta <= 1.0 {
@@ -216,7 +229,11 @@ impl Rope {
         let low = self.low_freq_factor.ok_or(ConfigError::Missing("rope_scaling.low_freq_factor"))?;
         let high = self.high_freq_factor.ok_or(ConfigError::Missing("rope_scaling.high_freq_factor"))?;
         if high <= low {
-            return Err(wrong("rope_scaling.high_freq_factor", high, format!("it must be above low_freq_factor ({low})")));
+            return Err(wrong(
+                "rope_scaling.high_freq_factor",
+                high,
+                format!("it must be above low_freq_factor ({low})"),
+            ));
         }
         Ok(Llama3 { factor: self.factor()?, low, high, original: self.original(max_positions) })
     }
@@ -244,7 +261,11 @@ impl Rope {
         if factors.len() == dim / 2 && factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
             return Ok(factors);
         }
-        Err(wrong("rope_scaling.factors", format!("{} values", factors.len()), format!("{} positive ones are needed", dim / 2)))
+        Err(wrong(
+            "rope_scaling.factors",
+            format!("{} values", factors.len()),
+            format!("{} positive ones are needed", dim / 2),
+        ))
     }
 }
 
@@ -277,7 +298,8 @@ mod tests {
     #[test]
     fn both_spellings_of_the_scaling_are_read() {
         let old = llama(json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}));
-        let new = llama(json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}));
+        let new =
+            llama(json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}));
         assert_eq!(old, new);
         let both = llama(json!({
             "rope_theta": 5e5, "rope_parameters": null,
@@ -289,7 +311,8 @@ mod tests {
     #[test]
     fn a_field_that_is_null_differs_from_one_that_is_absent() {
         let mistral = |change: Value| llama(change).unwrap_or_else(|error| panic!("{error}"));
-        let config = mistral(json!({"model_type": "mistral", "num_key_value_heads": null, "sliding_window": null}));
+        let config =
+            mistral(json!({"model_type": "mistral", "num_key_value_heads": null, "sliding_window": null}));
         assert_eq!((config.kv_heads, config.windows[0]), (4, None));
         assert_eq!(mistral(json!({"model_type": "mistral"})).windows[0], Some(4096));
     }

@@ -122,7 +122,11 @@ fn shape(file: &dyn Checkpoint) -> Result<[usize; 2], ForwardError> {
     let found = file.info("input_ids").ok_or(ForwardError::NoTokens)?.shape;
     match found[..] {
         [batch, length] if batch > 0 && length > 0 => Ok([batch, length]),
-        _ => Err(ForwardError::Shape { name: "input_ids", found, wanted: "[batch, length], neither of them 0".into() }),
+        _ => Err(ForwardError::Shape {
+            name: "input_ids",
+            found,
+            wanted: "[batch, length], neither of them 0".into(),
+        }),
     }
 }
 
@@ -199,7 +203,8 @@ pub fn forward(model: &Decoder, head: bool, inputs: &Inputs) -> Outputs {
     let reached = inputs.positions.iter().max().map_or(0, |last| last + 1);
     let lengths = vec![reached; inputs.ids.len()];
     let tokens = Tokens { ids: &inputs.ids, positions: &inputs.positions, lengths: &lengths };
-    let mut recorder = Recorder { inner: Batched::causal(inputs.batch), mask: inputs.mask(), states: Vec::new() };
+    let mut recorder =
+        Recorder { inner: Batched::causal(inputs.batch), mask: inputs.mask(), states: Vec::new() };
     let last = model.forward(tokens, &mut recorder);
     let mut states = recorder.states;
     states.pop(); // what leaves the last layer; the peer reports it normalised
@@ -215,7 +220,9 @@ pub fn forward(model: &Decoder, head: bool, inputs: &Inputs) -> Outputs {
         outputs.push(named("logits".into(), model.logits(last.clone())));
     }
     outputs.push(named("last_hidden_state".into(), last));
-    outputs.extend(states.into_iter().enumerate().map(|(layer, state)| named(format!("hidden_states.{layer}"), state)));
+    outputs.extend(
+        states.into_iter().enumerate().map(|(layer, state)| named(format!("hidden_states.{layer}"), state)),
+    );
     outputs
 }
 

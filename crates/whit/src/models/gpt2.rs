@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use whit_kernels::linear::WeightType;
 
-use super::config::{self, size, ConfigError};
 use super::Architecture;
+use super::config::{self, ConfigError, size};
 use crate::nn::activation::Activation;
 use crate::nn::decoder::{Biases, DecoderConfig, NormConfig, Positions};
 use crate::nn::vars::{Init, Source, VarsError};
@@ -115,8 +115,8 @@ impl Renamed<'_> {
             None => return Place { name: name.to_owned(), transposed: false, third: None },
         };
         let plain = format!("{block}{theirs}.{leaf}");
-        let full = format!("transformer.{plain}");
-        let name = if self.source.has(&full) { full } else { plain };
+        // The files of the original release lack the outer name.
+        let name = if self.source.has("wte.weight") { plain } else { format!("transformer.{plain}") };
         Place { name, transposed: transposed && leaf == "weight", third }
     }
 }
@@ -148,7 +148,10 @@ impl Source for Renamed<'_> {
         // Stored [inputs, outputs]: the wanted rows are columns.
         let all = self.source.rows(&place.name, 0..width, 1, init)?;
         let outputs = all.len() / width.max(1);
-        Ok(rows.flat_map(|row| (0..width).map(move |column| column * outputs + row)).map(|at| all[at]).collect())
+        Ok(rows
+            .flat_map(|row| (0..width).map(move |column| column * outputs + row))
+            .map(|at| all[at])
+            .collect())
     }
 
     fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::config::{self, Common, ConfigError, Defaults};
 use super::Architecture;
+use super::config::{self, Common, ConfigError, Defaults};
 use crate::nn::decoder::{DecoderConfig, ExpertConfig};
 
 pub(super) const ARCHITECTURE: Architecture =

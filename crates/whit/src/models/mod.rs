@@ -17,6 +17,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::load::Checkpoint;
+use crate::methods::{ModelFacts, ModelKind};
 use crate::nn::decoder::{Decoder, DecoderConfig};
 use crate::nn::vars::{Precision, Source, Storage, Vars, VarsError};
 
@@ -93,6 +94,27 @@ pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError>
     let id = config::text(config, "model_type")?;
     let found = ARCHITECTURES.iter().find(|architecture| architecture.id == id);
     found.ok_or_else(|| ModelError::Unknown { found: id.to_owned() })
+}
+
+/// What methods need to know of the model that `config` describes.
+///
+/// # Errors
+/// If the architecture is unknown or the configuration is wrong.
+pub fn facts(config: &Value) -> Result<ModelFacts, ModelError> {
+    let architecture = architecture(config)?;
+    let decoder = (architecture.config)(config)?;
+    Ok(ModelFacts {
+        kind: ModelKind::Decoder,
+        architecture: architecture.id.to_owned(),
+        layers: decoder.layers,
+        heads: decoder.heads,
+        kv_heads: decoder.kv_heads,
+        head_dim: decoder.head_dim,
+        width: decoder.width,
+        vocabulary: decoder.vocab_size,
+        context: decoder.max_positions,
+        window: decoder.windows.iter().flatten().min().copied(),
+    })
 }
 
 /// Builds the model that `config` describes from the tensors of `checkpoint`.

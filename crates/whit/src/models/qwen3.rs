@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::config::{self, Common, ConfigError, Defaults};
-use super::{qwen2, Architecture};
+use super::{Architecture, qwen2};
 use crate::nn::decoder::{Biases, DecoderConfig};
 
 pub(super) const ARCHITECTURE: Architecture =

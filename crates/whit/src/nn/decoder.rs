@@ -144,7 +144,8 @@ impl Decoder {
     /// If a variable is missing or has another shape than the configuration says.
     pub fn new(config: DecoderConfig, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let model = vars.at("model");
-        let layers = (0..config.layers).map(|index| Layer::new(&config, index, &model.at("layers").at(index)));
+        let layers =
+            (0..config.layers).map(|index| Layer::new(&config, index, &model.at("layers").at(index)));
         let positions = match config.positions {
             Positions::Learned => {
                 Some(model.embedding("embed_positions", config.max_positions, config.width)?)

@@ -35,7 +35,8 @@ pub enum Role {
 impl DecoderConfig {
     /// All matrices, in the order of the forward pass. A tied head is its table.
     pub fn matrices(&self) -> Vec<Matrix> {
-        let matrix = |name: &str, outputs, inputs, role| Matrix { name: name.to_owned(), outputs, inputs, role };
+        let matrix =
+            |name: &str, outputs, inputs, role| Matrix { name: name.to_owned(), outputs, inputs, role };
         let mut all = vec![matrix("model.embed_tokens.weight", self.vocab_size, self.width, Role::Table)];
         if self.positions == super::decoder::Positions::Learned {
             all.push(matrix("model.embed_positions.weight", self.max_positions, self.width, Role::Table));
@@ -69,8 +70,11 @@ impl DecoderConfig {
 
     fn layer_matrices(&self, layer: usize) -> Vec<Matrix> {
         let (width, queries, keys) = (self.width, self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let matrix = |name: &str, outputs, inputs, role| {
-            Matrix { name: format!("model.layers.{layer}.{name}.weight"), outputs, inputs, role }
+        let matrix = |name: &str, outputs, inputs, role| Matrix {
+            name: format!("model.layers.{layer}.{name}.weight"),
+            outputs,
+            inputs,
+            role,
         };
         let mut all = vec![
             matrix("self_attn.q_proj", queries, width, Role::Layer),

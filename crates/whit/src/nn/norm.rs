@@ -23,7 +23,12 @@ impl Norm {
 
     /// `(x - mean) / sqrt(variance + epsilon) * weight + bias`.
     pub fn layer(weight: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f32) -> Self {
-        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor), epsilon, centred: true }
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+            epsilon,
+            centred: true,
+        }
     }
 
     /// Normalises over the last dimension.
@@ -61,7 +66,8 @@ impl Residual {
     pub fn norm(&mut self, norm: &Norm) -> Tensor<2> {
         match self.pending.take() {
             Some(delta) if !norm.centred => {
-                let (sum, normed) = norm::add_rms_norm(delta, self.sum.clone(), norm.weight.val(), norm.epsilon);
+                let (sum, normed) =
+                    norm::add_rms_norm(delta, self.sum.clone(), norm.weight.val(), norm.epsilon);
                 self.sum = sum;
                 normed
             }

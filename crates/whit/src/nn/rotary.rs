@@ -121,7 +121,9 @@ impl RotaryConfig {
             Scaling::Dynamic(factor) => plain(self.dynamic_theta(*factor, length)),
             Scaling::Llama3(rule) => plain(self.theta).iter().map(|&f| rule.stretch(f)).collect(),
             Scaling::Yarn(rule) => rule.stretch(&plain(self.theta), self),
-            Scaling::Factors(factors) => plain(self.theta).iter().zip(factors).map(|(f, by)| f / by).collect(),
+            Scaling::Factors(factors) => {
+                plain(self.theta).iter().zip(factors).map(|(f, by)| f / by).collect()
+            }
         }
     }
 
@@ -162,9 +164,8 @@ impl Yarn {
 
     fn stretch(&self, plain: &[f32], config: &RotaryConfig) -> Vec<f32> {
         let dim = config.dim as f32;
-        let turning = |rotations: f32| {
-            dim * (self.original / (rotations * TAU)).ln() / (2.0 * config.theta.ln())
-        };
+        let turning =
+            |rotations: f32| dim * (self.original / (rotations * TAU)).ln() / (2.0 * config.theta.ln());
         let (mut low, mut high) = (turning(self.beta_fast), turning(self.beta_slow));
         if self.truncate {
             (low, high) = (low.floor(), high.ceil());
@@ -215,7 +216,8 @@ mod tests {
             truncate: true,
         };
         let config = RotaryConfig { dim: 64, ..config(Scaling::Yarn(rule)) };
-        let (plain, found) = (RotaryConfig { scaling: Scaling::None, ..config.clone() }.frequencies(0), config.frequencies(0));
+        let (plain, found) =
+            (RotaryConfig { scaling: Scaling::None, ..config.clone() }.frequencies(0), config.frequencies(0));
         assert_eq!(found[0], plain[0]);
         assert!((found[31] * 4.0 - plain[31]).abs() < 1e-9);
     }
@@ -226,6 +228,9 @@ mod tests {
         let both = dynamic.angles(&[5, 5], &[6, 40]).cos.into_data();
         let alone = dynamic.angles(&[5], &[40]).cos.into_data();
         let both = both.as_slice::<f32>().map(<[f32]>::to_vec);
-        assert_eq!(both.map(|values| values[4..].to_vec()).ok(), alone.as_slice::<f32>().map(<[f32]>::to_vec).ok());
+        assert_eq!(
+            both.map(|values| values[4..].to_vec()).ok(),
+            alone.as_slice::<f32>().map(<[f32]>::to_vec).ok()
+        );
     }
 }

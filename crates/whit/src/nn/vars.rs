@@ -18,7 +18,9 @@ use crate::load::LoadError;
 #[derive(Debug, Error)]
 pub enum VarsError {
     /// The checkpoint has no such tensor.
-    #[error("tensor `{0}` is missing; the checkpoint is incomplete or of another architecture than config.json says")]
+    #[error(
+        "tensor `{0}` is missing; the checkpoint is incomplete or of another architecture than config.json says"
+    )]
     Missing(String),
     /// The tensor is there, in another shape.
     #[error("tensor `{name}` has shape {found:?}, but config.json asks for {wanted:?}")]
@@ -189,7 +191,13 @@ impl<'a> Vars<'a> {
         Ok(layer)
     }
 
-    fn pack(&self, precision: Precision, path: &str, outputs: usize, inputs: usize) -> Result<PackedLinear, VarsError> {
+    fn pack(
+        &self,
+        precision: Precision,
+        path: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<PackedLinear, VarsError> {
         let failed = |reason| VarsError::Pack { name: path.to_owned(), reason };
         if precision == Precision::Native
             && let Some((kind, blocks)) = self.source.blocks(path)?
@@ -295,7 +303,8 @@ impl Source for Random {
 
 /// FNV-1a.
 fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Values `start..start + count` of a stream of (nearly) normal values: sums of four uniform 16-bit

@@ -21,6 +21,8 @@ pub(super) use q8_0::Q8_0;
 
 use super::{LinearError, WeightType};
 use crate::parallel;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Level;
 
 /// Weights that share one integer scale product: the inner width of every block is a multiple.
 pub(super) const GROUP: usize = 32;
@@ -101,7 +103,7 @@ pub fn quantize(kind: WeightType, weights: &[f32]) -> Result<Vec<u8>, LinearErro
         parallel::pieces(&mut bytes, F::BYTES * 64, |piece, bytes| {
             let weights = weights[piece * 64 * F::LENGTH..].chunks_exact(F::LENGTH);
             for (bytes, weights) in bytes.chunks_exact_mut(F::BYTES).zip(weights) {
-                F::encode(&F::quantize(weights), bytes);
+                F::encode(&nearest::<F>(weights), bytes);
             }
         });
         Ok(bytes)
@@ -131,6 +133,31 @@ pub fn dequantize(kind: WeightType, bytes: &[u8]) -> Result<Vec<f32>, LinearErro
         Ok(weights)
     }
     with_format!(kind, all(bytes), else Err(LinearError::NotBlocks { kind }))
+}
+
+/// [`Format::quantize`], compiled for this processor.
+pub(super) fn nearest<F: Format>(weights: &[f32]) -> Block {
+    #[cfg(target_arch = "x86_64")]
+    match crate::simd::level() {
+        // SAFETY: the level says that the instructions are there.
+        Level::Avx512 => return unsafe { nearest_avx512::<F>(weights) },
+        // SAFETY: as above.
+        Level::Avx2 => return unsafe { nearest_avx2::<F>(weights) },
+        Level::Plain => {}
+    }
+    F::quantize(weights)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+fn nearest_avx512<F: Format>(weights: &[f32]) -> Block {
+    F::quantize(weights)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn nearest_avx2<F: Format>(weights: &[f32]) -> Block {
+    F::quantize(weights)
 }
 
 fn half_at(bytes: &[u8], at: usize) -> f16 {

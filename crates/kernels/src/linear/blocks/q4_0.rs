@@ -31,6 +31,7 @@ impl Format for Q4_0 {
     }
 
     /// The weight of the largest magnitude, with its sign, becomes level 0 (that is -8).
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         let scale = search::signed_largest(weights) / -8.0;
         let inverse = search::inverse(scale);

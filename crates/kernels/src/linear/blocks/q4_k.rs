@@ -24,6 +24,7 @@ impl Format for Q4K {
         put_low_bits(&block.levels, &mut bytes[16..144]);
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         let search = search::Steps { top: 15, first: -1.0, step: 0.1, count: 21 };
         search::with_minima(weights, &search)
@@ -48,8 +49,7 @@ pub(super) fn values(block: &Block, out: &mut [f32]) {
 
 /// Reads the 16 bytes of scales and minima with which `Q4_K` and `Q5_K` begin.
 pub(super) fn decode_head(bytes: &[u8]) -> Block {
-    let mut block =
-        Block { scale: half_at(bytes, 0), min_scale: half_at(bytes, 2), ..Block::default() };
+    let mut block = Block { scale: half_at(bytes, 0), min_scale: half_at(bytes, 2), ..Block::default() };
     let packed = &bytes[4..16];
     for run in 0..4 {
         let (scale, min, last) = (packed[run], packed[run + 4], packed[run + 8]);

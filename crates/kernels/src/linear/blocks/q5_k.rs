@@ -32,6 +32,7 @@ impl Format for Q5K {
         }
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         let search = search::Steps { top: 31, first: -0.5, step: 0.1, count: 16 };
         search::with_minima(weights, &search)

@@ -37,11 +37,13 @@ impl Format for Q6K {
                 low[part * 64 + i] = levels[i] & 15 | levels[i + 64] << 4;
             }
             for i in 0..32 {
-                high[part * 32 + i] = (0..4).map(|quarter| (levels[quarter * 32 + i] >> 4) << (2 * quarter)).sum();
+                high[part * 32 + i] =
+                    (0..4).map(|quarter| (levels[quarter * 32 + i] >> 4) << (2 * quarter)).sum();
             }
         }
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         search::signed_scales(weights)
     }

@@ -28,13 +28,15 @@ impl Format for Q8_0 {
         }
     }
 
+    #[inline(always)]
     fn quantize(weights: &[f32]) -> Block {
         let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
         let scale = largest / 127.0;
         let inverse = search::inverse(scale);
         let mut block = Block { scale: f16::from_f32(scale), ..Block::default() };
         for (level, weight) in block.levels.iter_mut().zip(weights) {
-            *level = ((weight * inverse).round() as i8 as u8) ^ 0x80;
+            let level_signed = weight * inverse + 0.5f32.copysign(*weight * inverse);
+            *level = (level_signed as i32 as u8) ^ 0x80;
         }
         block
     }

@@ -23,16 +23,21 @@ pub struct Steps {
 }
 
 /// `1 / scale`, or 0 for a scale of 0.
+#[inline(always)]
 pub fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
 /// The first weight of the largest magnitude.
+#[inline(always)]
 pub fn signed_largest(weights: &[f32]) -> f32 {
-    weights.iter().fold(0.0f32, |largest, &weight| if weight.abs() > largest.abs() { weight } else { largest })
+    weights
+        .iter()
+        .fold(0.0f32, |largest, &weight| if weight.abs() > largest.abs() { weight } else { largest })
 }
 
 /// A block of eight runs of 32 weights, each with a scale and a minimum (`Q4_K`, `Q5_K`).
+#[inline(always)]
 pub fn with_minima(weights: &[f32], steps: &Steps) -> Block {
     let mut fits = [(0.0f32, 0.0f32); 8];
     for (fit, run) in fits.iter_mut().zip(weights.as_chunks::<32>().0) {
@@ -60,6 +65,7 @@ pub fn with_minima(weights: &[f32], steps: &Steps) -> Block {
 }
 
 /// A block of sixteen runs of 16 weights, each with a signed scale (`Q6_K`).
+#[inline(always)]
 pub fn signed_scales(weights: &[f32]) -> Block {
     let mut fits = [0.0f32; 16];
     for (fit, run) in fits.iter_mut().zip(weights.as_chunks::<16>().0) {
@@ -73,7 +79,7 @@ pub fn signed_scales(weights: &[f32]) -> Block {
     let inverse_scale = -128.0 / largest;
     block.scale = f16::from_f32(1.0 / inverse_scale);
     for (run, fit) in fits.iter().enumerate() {
-        let signed = (fit * inverse_scale).round_ties_even().clamp(-128.0, 127.0) as i8;
+        let signed = whole(fit * inverse_scale, -128.0, 127.0) as i8;
         block.scales[run] = signed as u8;
         let inverse = inverse(block.scale.to_f32() * f32::from(signed));
         let levels = &mut block.levels[run * 16..][..16];
@@ -84,12 +90,22 @@ pub fn signed_scales(weights: &[f32]) -> Block {
     block
 }
 
+#[inline(always)]
 fn nearest(value: f32, low: f32, high: f32) -> u8 {
-    value.round_ties_even().clamp(low, high) as u8
+    whole(value, low, high) as u8
+}
+
+/// The nearest whole number (ties to even) within bounds that are whole. Without `round`, which
+/// processors before SSE 4.1 lack: the addition leaves no bits for a fraction.
+#[inline(always)]
+fn whole(value: f32, low: f32, high: f32) -> f32 {
+    const ROUNDER: f32 = 12_582_912.0;
+    value.max(low).min(high) + ROUNDER - ROUNDER
 }
 
 /// The scale and (non-negative) minimum for which `scale * level - minimum` is nearest to the
 /// weights. Large weights count more: each by the run's root mean square plus its magnitude.
+#[inline(always)]
 fn best_line(run: &[f32; 32], steps: &Steps) -> (f32, f32) {
     let low = run.iter().fold(0.0f32, |low, &weight| low.min(weight));
     let high = run.iter().fold(f32::MIN, |high, &weight| high.max(weight));
@@ -97,7 +113,13 @@ fn best_line(run: &[f32; 32], steps: &Steps) -> (f32, f32) {
         return (0.0, -low);
     }
     let root = (sum(&run.map(|weight| weight * weight)) / 32.0).sqrt();
-    let line = Line { run, importance: run.map(|weight| root + weight.abs()), low, range: high - low, top: f32::from(steps.top) };
+    let line = Line {
+        run,
+        importance: run.map(|weight| root + weight.abs()),
+        low,
+        range: high - low,
+        top: f32::from(steps.top),
+    };
     let mut best = (line.range / line.top, low);
     let mut least = line.error(&line.levels(line.top), best);
     for index in 0..steps.count {
@@ -125,7 +147,7 @@ impl Line<'_> {
     #[inline(always)]
     fn levels(&self, count: f32) -> [f32; 32] {
         let inverse = count / self.range;
-        self.run.map(|weight| (inverse * (weight - self.low)).round_ties_even().clamp(0.0, self.top))
+        self.run.map(|weight| whole(inverse * (weight - self.low), 0.0, self.top))
     }
 
     /// The least-squares scale and offset (at most 0) for given levels.
@@ -159,6 +181,7 @@ impl Line<'_> {
 
 /// The scale for which `scale * level`, with levels from `-half` to `half - 1`, is nearest to the
 /// weights, each weighted by its square.
+#[inline(always)]
 fn best_scale(run: &[f32; 16], half: f32) -> f32 {
     let largest = signed_largest(run);
     if largest.abs() < TINY || !largest.is_finite() {
@@ -167,7 +190,7 @@ fn best_scale(run: &[f32; 16], half: f32) -> f32 {
     let (mut scale, mut gain) = (0.0, 0.0);
     for index in [0].into_iter().chain(-9..0).chain(1..10) {
         let inverse = -(half + 0.1 * index as f32) / largest;
-        let levels = run.map(|weight| (inverse * weight).round_ties_even().clamp(-half, half - 1.0));
+        let levels = run.map(|weight| whole(inverse * weight, -half, half - 1.0));
         let weighted = pairs(&pairs(run, run), &levels);
         let (mixed, squares) = (sum(&pairs(&weighted, run)), sum(&pairs(&weighted, &levels)));
         if squares > 0.0 && mixed * mixed > gain * squares {

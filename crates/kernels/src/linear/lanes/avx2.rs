@@ -47,6 +47,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const u8) -> [__m256i; 2] {
         [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
     }
@@ -127,10 +132,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn halves(from: *const u8) -> [__m256; 2] {
-        [
-            _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-            _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
-        ]
+        [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast()))]
     }
 
     #[inline(always)]

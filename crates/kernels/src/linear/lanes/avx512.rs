@@ -39,6 +39,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const u8) -> __m512i {
         _mm512_loadu_si512(from.cast())
     }

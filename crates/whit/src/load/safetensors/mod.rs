@@ -8,6 +8,7 @@ mod sharded;
 mod write;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 pub use header::{Header, SafetensorsError, parse_header};
@@ -68,6 +69,13 @@ impl Checkpoint for Safetensors {
         let bytes = self.source.read(span.start, span.end - span.start)?;
         Ok(RawTensor { dtype: span.info.dtype, shape: span.info.shape.clone(), bytes })
     }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<RawTensor, LoadError> {
+        let span = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let (info, range) = span.info.rows(name, &rows)?;
+        let bytes = self.source.read(span.start + range.start as u64, range.len() as u64)?;
+        Ok(RawTensor { dtype: info.dtype, shape: info.shape, bytes })
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +99,8 @@ mod tests {
         for (name, tensor) in tensors {
             assert_eq!(&file.read(name).unwrap(), tensor);
         }
+        assert_eq!(file.read_rows("b", 1..2).unwrap(), RawTensor::from_f32(vec![1, 3], &[4.0, 5.0, 6.0]));
+        assert!(file.read_rows("b", 1..3).is_err());
         assert_eq!(file.read_f32("b", &[2, 3]).unwrap()[1], -2.0);
         assert!(matches!(file.read_f32("b", &[3, 2]), Err(LoadError::Misshapen { .. })));
         assert!(matches!(file.read("d"), Err(LoadError::MissingTensor { .. })));

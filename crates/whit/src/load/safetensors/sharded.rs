@@ -1,6 +1,7 @@
 //! Checkpoints split over several safetensors files by an index.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -78,6 +79,10 @@ impl Checkpoint for Sharded {
 
     fn read(&self, name: &str) -> Result<RawTensor, LoadError> {
         self.shard(name).ok_or_else(|| self.missing(name))?.read(name)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<RawTensor, LoadError> {
+        self.shard(name).ok_or_else(|| self.missing(name))?.read_rows(name, rows)
     }
 }
 

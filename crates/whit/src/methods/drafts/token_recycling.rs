@@ -106,7 +106,7 @@ pub static SPEC: Spec = Spec {
 };
 
 const LONG: &str = "\
-### How it works
+## How it works
 
 1. The table holds the `k` best successors of every token id, as the model last ranked them.
 2. A fixed, unbalanced tree of up to 80 nodes and 6 levels is filled from the table: a node of rank `r` is the
@@ -117,7 +117,7 @@ const LONG: &str = "\
    bonus token. One random number is drawn for each committed token, in order, so sampled text is also the same.
 5. The cache keeps the rows of the accepted path, and the table rows of all tokens of the tree are renewed.
 
-### When it pays
+## When it pays
 
 A forward pass over many tokens must cost little more than one over a single token. That holds while reading the
 weights is what takes the time: on GPUs, and on CPUs with large models, small trees and compact weights. Where
@@ -125,7 +125,7 @@ arithmetic is the limit, a wide tree costs more than it saves; `tune` measures b
 tokens a second, down to none at all, and the report says so. Text that repeats itself (code, lists, quotations)
 gains most. The first tokens of a cold table gain nothing.
 
-### What is ours
+## What is ours
 
 The table renews rows in breadth-first order, so that a token that is in the tree twice always ends with the row of
 its last node. `tune`, trees smaller than the paper's, and sampling are additions; the paper decodes greedily.";

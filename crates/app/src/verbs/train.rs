@@ -1,0 +1,183 @@
+//! `whit train`: makes a model by a recipe.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use whit::train::card::{self, Made};
+use whit::train::evaluate::{self, Effort, Figures};
+use whit::train::export::save_decoder;
+use whit::train::language::{Language, LanguageRecipe, parameters};
+use whit::train::log::Record;
+use whit::train::recipes::{self, RECIPES};
+use whit::train::run::{Outcome, Run};
+use whit::world::corpus::Corpus;
+
+use crate::context::Context;
+use crate::error::AppError;
+use crate::{interrupt, output};
+
+/// Train a model by a recipe, with checkpoints; or resume, or measure what was trained
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The recipe; without one, the recipes are listed
+    recipe: Option<String>,
+
+    /// Where checkpoints, log, plot and the model go [default: train/RECIPE]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Steps in all, instead of the recipe's
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+
+    /// Go on from the newest checkpoint
+    #[arg(long)]
+    resume: bool,
+
+    /// Learn from the text, Markdown, Rust and JSON-lines files in this folder
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Do not train: measure the newest checkpoint and write its model and card
+    #[arg(long)]
+    evaluate: bool,
+}
+
+pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
+    let Some(id) = &arguments.recipe else { return list(context) };
+    let recipe = recipes::find(id).ok_or_else(|| {
+        let known: Vec<_> = RECIPES.iter().map(|recipe| recipe.id).collect();
+        AppError::input(format!("there is no recipe `{id}`"), format!("the recipes are: {}", known.join(", ")))
+    })?;
+    let mut language = (recipe.language)();
+    if let Some(steps) = arguments.steps {
+        language.settings.schedule.steps = steps;
+    }
+    let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(id));
+    Session { id: recipe.id, recipe: language, folder, arguments: &arguments, context }.run()
+}
+
+fn list(context: &Context) -> Result<(), AppError> {
+    let value: Vec<_> = RECIPES.iter().map(|recipe| json!({ "id": recipe.id, "summary": recipe.summary })).collect();
+    let rows = RECIPES.iter().map(|recipe| vec![recipe.id.to_owned(), recipe.summary.to_owned()]);
+    context.emit(&value, || output::table(&["recipe", "makes"], rows))
+}
+
+/// One call of the verb.
+struct Session<'a> {
+    id: &'static str,
+    recipe: LanguageRecipe,
+    folder: PathBuf,
+    arguments: &'a Arguments,
+    context: &'a Context,
+}
+
+impl Session<'_> {
+    fn run(&self) -> Result<(), AppError> {
+        let corpus = self.recipe.corpus(self.arguments.data.as_deref())?;
+        let bytes = corpus.bytes();
+        let language = self.language(corpus)?;
+        let outcome = self.train(&language)?;
+        if outcome.interrupted && !self.arguments.evaluate {
+            self.say(&format!("stopped after step {}; go on with --resume", outcome.step));
+            return Err(AppError::Interrupted);
+        }
+        self.say("measuring on held-out text and on the tasks");
+        let figures = evaluate::measure(&outcome.model, &language, Effort::default())?;
+        let folder = self.write(&language, &outcome, &figures, bytes)?;
+        let value = json!({ "model": folder, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
+        self.context.emit(&value, || summary(&folder, &figures))
+    }
+
+    fn language(&self, corpus: Corpus) -> Result<Language, AppError> {
+        let (train, held_out) = corpus.bytes();
+        let megabytes = |bytes: usize| bytes as f64 / 1e6;
+        self.say(&format!("text: {:.1} MB, and {:.1} MB held out", megabytes(train), megabytes(held_out)));
+        let tokenizer = self.recipe.tokenizer(&corpus, &self.folder.join("tokenizer.json"))?;
+        let language = Language::new(&self.recipe, corpus, tokenizer)?;
+        let (train, held_out) = (language.train.tokens.len(), language.held_out.tokens.len());
+        self.say(&format!("tokens: {:.2} million, and {:.2} held out", megabytes(train), megabytes(held_out)));
+        Ok(language)
+    }
+
+    /// Trains, or with `--evaluate` only restores.
+    fn train(&self, language: &Language) -> Result<Outcome<whit::nn::decoder::Decoder>, AppError> {
+        let model = self.recipe.model(&Device::flex().autodiff())?;
+        let steps = self.recipe.settings.schedule.steps;
+        let bar = progress_bar(if self.context.json { 0 } else { steps });
+        let stop = interrupt::flag();
+        let mut report = |record: &Record| show(&bar, record);
+        let run = Run {
+            objective: language,
+            settings: self.recipe.settings,
+            folder: &self.folder,
+            stop: &stop,
+            report: &mut report,
+        };
+        let outcome = if self.arguments.evaluate { run.restore(model)? } else { run.train(model, self.arguments.resume)? };
+        bar.finish_and_clear();
+        Ok(outcome)
+    }
+
+    /// Writes the model's folder with its card and returns its path.
+    fn write(
+        &self,
+        language: &Language,
+        outcome: &Outcome<whit::nn::decoder::Decoder>,
+        figures: &Figures,
+        bytes: (usize, usize),
+    ) -> Result<PathBuf, AppError> {
+        let folder = self.folder.join("model");
+        let tokenizer = self.folder.join("tokenizer.json");
+        let tokenizer = std::fs::read(&tokenizer).map_err(AppError::file("read", &tokenizer))?;
+        save_decoder(&folder, &outcome.model, &self.recipe.config_json(), &tokenizer)?;
+        let made = Made {
+            id: self.id,
+            recipe: &self.recipe,
+            step: outcome.step,
+            seconds: outcome.seconds,
+            parameters: parameters(&outcome.model),
+            bytes,
+            fingerprint: language.fingerprint,
+            source: if self.arguments.data.is_some() {
+                "a folder given with --data"
+            } else {
+                "Rust source and documentation of the crates in `Cargo.lock`, whole crates held out"
+            },
+        };
+        let path = folder.join("README.md");
+        std::fs::write(&path, card::card(&made, figures)).map_err(AppError::file("write", &path))?;
+        Ok(folder)
+    }
+
+    fn say(&self, text: &str) {
+        if !self.context.json {
+            eprintln!("{text}");
+        }
+    }
+}
+
+fn progress_bar(steps: u64) -> ProgressBar {
+    if steps == 0 {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {eta} left");
+    ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn show(bar: &ProgressBar, record: &Record) {
+    let speed = record.items as f64 / record.seconds.max(1e-9);
+    bar.set_position(record.step);
+    bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", record.loss));
+}
+
+fn summary(folder: &Path, figures: &Figures) -> String {
+    let mut rows = vec![
+        vec!["bits per byte, held out".to_owned(), format!("{:.3}", figures.bits_per_byte)],
+        vec!["loss a token, held out".to_owned(), format!("{:.3}", figures.loss)],
+    ];
+    rows.extend(figures.tasks.iter().map(|(task, share)| vec![task.clone(), format!("{:.1} %", 100.0 * share)]));
+    format!("{}\n\nThe model and its card are in {}.", output::table(&["measure", "value"], rows), folder.display())
+}

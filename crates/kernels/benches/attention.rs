@@ -1,0 +1,77 @@
+//! Attention at the shapes that models meet: prefill, one token on a long cache, the verification of
+//! a speculated tree, and a training step.
+
+use std::hint::black_box;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+use whit_kernels::attention::{BitMatrix, Call, HeadView, Mask, Options, Wanted, attend, attention};
+
+/// Heads, kv heads and their width.
+const HEADS: [usize; 3] = [32, 8, 64];
+
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count).map(|index| ((index * 7919) % 1013) as f32 / 506.0 - 1.0).collect()
+}
+
+fn slices(criterion: &mut Criterion, name: &str, [query_count, len]: [usize; 2], mask: Mask<'_>, wanted: Wanted) {
+    let [heads, kv_heads, head_dim] = HEADS;
+    let queries = numbers(query_count * heads * head_dim);
+    let (keys, values) = (numbers(kv_heads * len * head_dim), numbers(kv_heads * len * head_dim));
+    let view = |head: usize| HeadView {
+        keys: &keys[head * len * head_dim..],
+        values: &values[head * len * head_dim..],
+        stride: head_dim,
+        value_stride: head_dim,
+        len,
+    };
+    let kv: Vec<_> = (0..kv_heads).map(view).collect();
+    let scale = (head_dim as f32).sqrt().recip();
+    let call = Call {
+        queries: &queries,
+        query_count,
+        heads,
+        head_dim,
+        kv: &kv,
+        scale,
+        softcap: None,
+        mask,
+        window: None,
+        key_bias: None,
+        wanted,
+    };
+    criterion.bench_function(name, |bencher| bencher.iter(|| attend(black_box(&call))));
+}
+
+fn inference(criterion: &mut Criterion) {
+    let nothing = Wanted::default();
+    slices(criterion, "prefill 1024 causal", [1024, 1024], Mask::Causal, nothing);
+    slices(criterion, "prefill 1024 full", [1024, 1024], Mask::Full, nothing);
+    let sums = Wanted { log_sum_exp: true, column_sums: true, last_rows: 32 };
+    slices(criterion, "prefill 1024 causal with column sums", [1024, 1024], Mask::Causal, sums);
+    slices(criterion, "one token on 8192", [1, 8192], Mask::Causal, nothing);
+    // Every node's parent is half its number: a binary tree.
+    let ancestors = |mut node: usize, of: usize| {
+        while node > of {
+            node = (node - 1) / 2;
+        }
+        node == of
+    };
+    let tree = BitMatrix::from_fn(63, 63, ancestors);
+    slices(criterion, "tree of 63 on 8192", [63, 8192], Mask::Tree(&tree), nothing);
+}
+
+fn training(criterion: &mut Criterion) {
+    let device = Device::flex().autodiff();
+    let [heads, kv_heads, head_dim] = HEADS;
+    let random = |heads| Tensor::<4>::random([1, heads, 512, head_dim], Distribution::Normal(0.0, 1.0), &device);
+    let q = random(heads).require_grad();
+    let [k, v] = [0; 2].map(|_| random(kv_heads).require_grad());
+    let options = Options { causal: true, ..Options::default() };
+    criterion.bench_function("forward and backward 512 causal", |bencher| {
+        bencher.iter(|| attention(q.clone(), k.clone(), v.clone(), &options).sum().backward())
+    });
+}
+
+criterion_group!(benches, inference, training);
+criterion_main!(benches);

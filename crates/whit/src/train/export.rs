@@ -1,0 +1,77 @@
+//! A trained decoder as a folder in the Hugging Face layout, weights in bf16.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::bf16;
+use serde_json::{Value, json};
+
+use super::vocabulary::END;
+use super::{TrainError, parameters, write_whole};
+use crate::load::safetensors::save;
+use crate::load::{Dtype, RawTensor};
+use crate::nn::decoder::Decoder;
+
+/// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and
+/// `tokenizer_config.json` into `folder`.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save_decoder(folder: &Path, model: &Decoder, config: &Value, tokenizer: &[u8]) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
+    let mut tensors = Vec::new();
+    parameters::read(model, |path, shape, values| tensors.push((file_name(path), half_precision(shape, &values))));
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    let end = config["eos_token_id"].clone();
+    let generation = json!({ "bos_token_id": end, "eos_token_id": end, "do_sample": false });
+    write_json(&folder.join("config.json"), config)?;
+    write_json(&folder.join("generation_config.json"), &generation)?;
+    write_json(&folder.join("tokenizer_config.json"), &tokenizer_config(config))?;
+    write_whole(&folder.join("tokenizer.json"), tokenizer)
+}
+
+/// The tensor's name in a checkpoint, from the parameter's path in the module.
+fn file_name(path: &str) -> String {
+    let path = path.replace("embed_tokens.table.", "embed_tokens.");
+    if path.starts_with("lm_head") { path } else { format!("model.{path}") }
+}
+
+fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
+    let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
+    RawTensor { dtype: Dtype::Bf16, shape, bytes }
+}
+
+fn tokenizer_config(config: &Value) -> Value {
+    json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END,
+        "eos_token": END,
+        "model_max_length": config["max_position_embeddings"],
+        "clean_up_tokenization_spaces": false,
+    })
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), TrainError> {
+    write_whole(path, format!("{value:#}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_the_names_of_checkpoints() {
+        assert_eq!(file_name("embed_tokens.table.weight"), "model.embed_tokens.weight");
+        assert_eq!(file_name("layers.0.mlp.up_proj.weight"), "model.layers.0.mlp.up_proj.weight");
+        assert_eq!(file_name("norm.weight"), "model.norm.weight");
+        assert_eq!(file_name("lm_head.weight"), "lm_head.weight");
+    }
+
+    #[test]
+    fn weights_are_rounded_to_bf16() {
+        let tensor = half_precision(vec![2], &[1.0, 1.0 + 1.0 / 512.0]);
+        assert_eq!(tensor.bytes, [0x80, 0x3f, 0x80, 0x3f]);
+    }
+}

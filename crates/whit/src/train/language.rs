@@ -1,0 +1,169 @@
+//! Language models: what a recipe for one says, and how its data becomes losses.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+use whit_kernels::cross_entropy::cross_entropy;
+
+use super::run::{Objective, Settings};
+use super::windows::{Batch, Position, Shape, Windows};
+use super::{TrainError, vocabulary, write_whole};
+use crate::models;
+use crate::nn::attention::Batched;
+use crate::nn::decoder::{Decoder, DecoderConfig, Tokens};
+use crate::nn::vars::{Random, Storage, Vars};
+use crate::world::corpus::{Corpus, Limits};
+
+/// Windows of held-out text that are looked at during training.
+const WATCHED_ROWS: usize = 32;
+
+/// A recipe for a language model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LanguageRecipe {
+    /// The architecture, as `config.json` says it; the vocabulary's size is set from `vocabulary`.
+    pub config: Value,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// The shape of a batch.
+    pub shape: Shape,
+    /// The share of sequences that hold generated tasks, 0 to 1.
+    pub task_share: f64,
+    /// How much text is taken.
+    pub limits: Limits,
+    /// Every random choice follows from it.
+    pub seed: u64,
+    /// How long and how.
+    pub settings: Settings,
+}
+
+impl LanguageRecipe {
+    /// The text that the recipe learns from: a user's folder, or that of the locked dependencies.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn corpus(&self, data: Option<&Path>) -> Result<Corpus, TrainError> {
+        Ok(match data {
+            Some(folder) => Corpus::of_folder(folder, self.limits)?,
+            None => Corpus::of_dependencies(Path::new("."), self.limits)?,
+        })
+    }
+
+    /// The tokenizer at `path`, trained on `corpus` and written there if there is none yet.
+    ///
+    /// # Errors
+    /// If the file is damaged or cannot be written.
+    pub fn tokenizer(&self, corpus: &Corpus, path: &Path) -> Result<Tokenizer, TrainError> {
+        if !path.is_file() {
+            let tokenizer = vocabulary::train(&corpus.train, self.vocabulary)?;
+            let json = tokenizer.to_string(false).map_err(TrainError::Tokenizer)?;
+            write_whole(path, json.as_bytes())?;
+        }
+        Tokenizer::from_file(path).map_err(TrainError::Tokenizer)
+    }
+
+    /// The network before training, on `device`.
+    ///
+    /// # Errors
+    /// If the configuration cannot be.
+    pub fn model(&self, device: &Device) -> Result<Decoder, TrainError> {
+        let storage = Storage::Dense(device.clone());
+        let source = Random { seed: self.seed };
+        Ok(Decoder::new(self.decoder_config()?, &Vars::new(&source, &storage)).map_err(models::ModelError::from)?)
+    }
+
+    /// The architecture.
+    ///
+    /// # Errors
+    /// If the configuration cannot be.
+    pub fn decoder_config(&self) -> Result<DecoderConfig, TrainError> {
+        let config = self.config_json();
+        Ok((models::architecture(&config)?.config)(&config).map_err(models::ModelError::from)?)
+    }
+
+    /// `config.json` of the trained model.
+    pub fn config_json(&self) -> Value {
+        let mut config = self.config.clone();
+        config["vocab_size"] = self.vocabulary.into();
+        config
+    }
+}
+
+/// Learning to continue text.
+#[derive(Debug)]
+pub struct Language {
+    /// Cuts text into tokens.
+    pub tokenizer: Tokenizer,
+    /// What is learnt from.
+    pub train: Windows,
+    /// What is measured on; it has no tasks.
+    pub held_out: Windows,
+    /// What the corpus is, in figures.
+    pub fingerprint: u64,
+}
+
+impl Language {
+    /// Encodes `corpus` for `recipe`.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn new(recipe: &LanguageRecipe, corpus: Corpus, tokenizer: Tokenizer) -> Result<Self, TrainError> {
+        let end = tokenizer.token_to_id(vocabulary::END).unwrap_or(0);
+        let fingerprint = corpus.fingerprint();
+        let windows = |material: Vec<_>, task_share| -> Result<Windows, TrainError> {
+            let tokens = vocabulary::encode_documents(&tokenizer, &material, end)?;
+            Ok(Windows { tokens, material, shape: recipe.shape, task_share, end, seed: recipe.seed })
+        };
+        let train = windows(corpus.train, recipe.task_share)?;
+        let held_out = windows(corpus.held_out, 0.0)?;
+        Ok(Self { tokenizer, train, held_out, fingerprint })
+    }
+}
+
+impl Objective for Language {
+    type Model = Decoder;
+
+    fn loss(&self, model: &Decoder, position: Position) -> Result<Tensor<1>, TrainError> {
+        Ok(loss(model, &self.train.batch(&self.tokenizer, position)?, self.train.shape))
+    }
+
+    fn held_out_loss(&self, model: &Decoder) -> Result<f32, TrainError> {
+        let parts = WATCHED_ROWS.div_ceil(self.held_out.shape.rows) as u64;
+        let mut total = 0.0;
+        for part in 0..parts {
+            let batch = self.held_out.batch(&self.tokenizer, Position { step: 0, part, parts })?;
+            total += loss(model, &batch, self.held_out.shape).into_scalar::<f32>();
+        }
+        Ok(total / parts as f32)
+    }
+
+    fn items(&self) -> u64 {
+        (self.train.shape.rows * self.train.shape.sequence) as u64
+    }
+
+    fn identity(&self) -> String {
+        let Windows { shape, task_share, seed, .. } = &self.train;
+        let Shape { rows, sequence } = shape;
+        format!("corpus {:016x}, {rows} x {sequence} tokens, tasks {task_share}, seed {seed}", self.fingerprint)
+    }
+}
+
+/// The mean cross-entropy of a batch.
+pub fn loss(model: &Decoder, batch: &Batch, shape: Shape) -> Tensor<1> {
+    cross_entropy(logits(model, &batch.inputs, shape), &batch.targets, None)
+}
+
+/// Scores over the vocabulary for every token of `rows` sequences: `[rows * sequence, vocabulary]`.
+pub fn logits(model: &Decoder, ids: &[u32], Shape { rows, sequence }: Shape) -> Tensor<2> {
+    let positions: Vec<u32> = (0..rows).flat_map(|_| 0..sequence as u32).collect();
+    let lengths = vec![sequence as u32; ids.len()];
+    let hidden = model.forward(Tokens { ids, positions: &positions, lengths: &lengths }, &mut Batched::causal(rows));
+    model.logits(hidden)
+}
+
+/// The number of values that learn.
+pub fn parameters(model: &Decoder) -> usize {
+    model.num_params()
+}

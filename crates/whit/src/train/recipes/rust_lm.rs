@@ -1,0 +1,54 @@
+//! `rust-lm`: a small language model of Rust, in the Llama architecture.
+//!
+//! Its sizes are multiples of 256, so that every block-quantised type fits, and its bf16 file stays
+//! under 8 MB. One sequence in eight holds generated tasks: finding keys, copying, adding.
+
+use serde_json::json;
+
+use super::Recipe;
+use crate::train::language::LanguageRecipe;
+use crate::train::optimizer::AdamW;
+use crate::train::run::Settings;
+use crate::train::schedule::Schedule;
+use crate::train::windows::Shape;
+use crate::world::corpus::Limits;
+
+pub(super) const RECIPE: Recipe =
+    Recipe { id: "rust-lm", summary: "a 3.5 M parameter language model of Rust source and documentation", language };
+
+fn language() -> LanguageRecipe {
+    LanguageRecipe {
+        config: json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "max_position_embeddings": 512,
+            "attention_bias": false,
+            "mlp_bias": false,
+            "tie_word_embeddings": true,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "torch_dtype": "bfloat16",
+        }),
+        vocabulary: 2048,
+        shape: Shape { rows: 4, sequence: 512 },
+        task_share: 0.125,
+        limits: Limits::default(),
+        seed: 1,
+        settings: Settings {
+            schedule: Schedule { peak: 4e-3, floor: 2e-4, warm_up: 100, steps: 10_000 },
+            optimizer: AdamW::default(),
+            parts: 1,
+            checkpoint_every: 100,
+            evaluate_every: 200,
+        },
+    }
+}

@@ -1,0 +1,108 @@
+//! Byte-level byte-pair encoding, trained here: any text can be written, digits stand alone.
+
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::TrainError;
+use crate::world::corpus::Document;
+
+/// Ends a document; its id is 0.
+pub const END: &str = "<|end|>";
+
+/// Documents encoded at a time: enough for every thread, little enough for memory.
+const CHUNK: usize = 256;
+
+/// Trains a tokenizer of `size` tokens on `documents`.
+///
+/// Text is cut before every digit, so that a number is a row of digits whatever its length, then as
+/// GPT-2 does. The same documents give the same tokenizer.
+///
+/// # Errors
+/// If `size` does not leave room for the 256 bytes and the end token.
+pub fn train(documents: &[Document], size: usize) -> Result<Tokenizer, TrainError> {
+    if size <= 257 {
+        return Err(TrainError::Setting(format!("a vocabulary of {size} tokens is too small, the least is 258")));
+    }
+    let mut tokenizer = Tokenizer::new(BPE::default());
+    let steps: Vec<PreTokenizerWrapper> =
+        vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
+    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+    tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
+    let trainer: BpeTrainer = BpeTrainer::builder()
+        .vocab_size(size)
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from(END, true)])
+        .max_token_length(Some(24))
+        .build();
+    let texts = documents.iter().map(|document| document.text.as_str());
+    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// The ids of one text, without special tokens.
+///
+/// # Errors
+/// If the tokenizer cannot encode it.
+pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TrainError> {
+    let encoding = tokenizer.encode_fast(text, false).map_err(TrainError::Tokenizer)?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// The ids of all documents in a row, each closed by `end`.
+///
+/// # Errors
+/// If the tokenizer cannot encode a document.
+pub fn encode_documents(tokenizer: &Tokenizer, documents: &[Document], end: u32) -> Result<Vec<u32>, TrainError> {
+    let mut ids = Vec::new();
+    for chunk in documents.chunks(CHUNK) {
+        let texts = chunk.iter().map(|document| document.text.as_str()).collect();
+        for encoding in tokenizer.encode_batch_fast(texts, false).map_err(TrainError::Tokenizer)? {
+            ids.extend_from_slice(encoding.get_ids());
+            ids.push(end);
+        }
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents() -> Vec<Document> {
+        let text = |i: usize| format!("fn value_{i}() -> usize {{\n    let total = {i} * 12;\n    total\n}}\n");
+        (0..60).map(|i| Document { source: "test".into(), text: text(i) }).collect()
+    }
+
+    #[test]
+    fn any_text_survives_and_digits_stand_alone() {
+        let tokenizer = train(&documents(), 300).unwrap();
+        for text in ["fn main() {\n        return 48213;\n}", "héllo — ✓\0\u{1f600}", "  \n\n\t"] {
+            let ids = encode(&tokenizer, text).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+        assert_eq!(encode(&tokenizer, "48213").unwrap().len(), 5);
+        assert_eq!(tokenizer.token_to_id(END), Some(0));
+        assert!(tokenizer.get_vocab_size(true) <= 300);
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_tokenizer() {
+        let [one, two] = [(); 2].map(|()| train(&documents(), 320).unwrap().to_string(true).unwrap());
+        assert_eq!(one, two);
+    }
+
+    #[test]
+    fn documents_are_closed_and_too_small_a_size_is_refused() {
+        let tokenizer = train(&documents(), 280).unwrap();
+        let ids = encode_documents(&tokenizer, &documents(), 0).unwrap();
+        assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 60);
+        assert!(matches!(train(&documents(), 100), Err(TrainError::Setting(_))));
+    }
+}

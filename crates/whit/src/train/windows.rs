@@ -1,0 +1,187 @@
+//! Batches of text, a pure function of seed and step: the position in the data is the step's
+//! number, so a resumed run reads on where it stopped.
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokenizers::Tokenizer;
+
+use super::TrainError;
+use super::vocabulary::encode;
+use crate::world::corpus::Document;
+use crate::world::tasks::{Lines, Sample, Task};
+
+/// Where a batch is in the run: one step may take several parts (gradient accumulation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The optimiser's step, from 0.
+    pub step: u64,
+    /// The part of the step, from 0.
+    pub part: u64,
+    /// Parts of each step.
+    pub parts: u64,
+}
+
+/// The shape of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Sequences side by side.
+    pub rows: usize,
+    /// Tokens of each.
+    pub sequence: usize,
+}
+
+/// Sequences and, for each of their tokens, the one that follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// `[rows, sequence]`.
+    pub inputs: Vec<u32>,
+    /// `[rows, sequence]`, shifted by one.
+    pub targets: Vec<u32>,
+}
+
+/// All the text of a run as one row of tokens, cut into windows, with generated tasks mixed in.
+#[derive(Debug)]
+pub struct Windows {
+    /// Documents in a row, each closed by `end`.
+    pub tokens: Vec<u32>,
+    /// What the tasks are made of.
+    pub material: Vec<Document>,
+    /// The shape of every batch.
+    pub shape: Shape,
+    /// The share of rows that hold generated tasks, 0 to 1.
+    pub task_share: f64,
+    /// The token between samples.
+    pub end: u32,
+    /// Every choice follows from it.
+    pub seed: u64,
+}
+
+impl Windows {
+    /// The batch at `position`.
+    ///
+    /// # Errors
+    /// If the text is shorter than one window, or the tokenizer fails on a task.
+    pub fn batch(&self, tokenizer: &Tokenizer, position: Position) -> Result<Batch, TrainError> {
+        let Shape { rows, sequence } = self.shape;
+        let mut batch = Batch { inputs: Vec::with_capacity(rows * sequence), targets: Vec::new() };
+        let first = (position.step * position.parts + position.part) * rows as u64;
+        for row in first..first + rows as u64 {
+            let tokens = self.row(tokenizer, row)?;
+            batch.inputs.extend_from_slice(&tokens[..sequence]);
+            batch.targets.extend_from_slice(&tokens[1..]);
+        }
+        Ok(batch)
+    }
+
+    /// Row number `row` of the run: `sequence + 1` tokens of a task or of the text.
+    fn row(&self, tokenizer: &Tokenizer, row: u64) -> Result<Vec<u32>, TrainError> {
+        let mut random = stream(self.seed, 1, row);
+        if random.random_bool(self.task_share) { self.task_row(tokenizer, &mut random) } else { self.window(row) }
+    }
+
+    /// The windows of every epoch are taken in another order, none of them twice.
+    fn window(&self, row: u64) -> Result<Vec<u32>, TrainError> {
+        let sequence = self.shape.sequence;
+        let count = self.tokens.len().saturating_sub(1) / sequence;
+        if count == 0 {
+            let found = self.tokens.len();
+            return Err(TrainError::Setting(format!("{found} tokens of text do not fill one window of {sequence}")));
+        }
+        let epoch = row / count as u64;
+        let place = shuffled(count, self.seed, epoch)[(row % count as u64) as usize] as usize;
+        Ok(self.tokens[place * sequence..][..=sequence].to_vec())
+    }
+
+    /// Samples of one kind of task, one after the other, until the row is full.
+    fn task_row(&self, tokenizer: &Tokenizer, random: &mut ChaCha8Rng) -> Result<Vec<u32>, TrainError> {
+        let kind = Task::ALL[random.random_range(0..Task::ALL.len())];
+        let lines = Lines::new(self.pick(random));
+        let mut tokens = Vec::with_capacity(2 * self.shape.sequence);
+        while tokens.len() <= self.shape.sequence {
+            let room = self.shape.sequence + 1 - tokens.len();
+            let bytes = random.random_range(32..=(2 * room).max(64));
+            let Sample { prompt, answer } = kind.sample(&lines, bytes, random);
+            tokens.extend(encode(tokenizer, &prompt)?);
+            tokens.extend(encode(tokenizer, &answer)?);
+            tokens.push(self.end);
+        }
+        tokens.truncate(self.shape.sequence + 1);
+        Ok(tokens)
+    }
+
+    /// The text of a few documents.
+    fn pick(&self, random: &mut ChaCha8Rng) -> Vec<&str> {
+        let count = self.material.len();
+        let choose = |_| (count > 0).then(|| self.material[random.random_range(0..count)].text.as_str());
+        (0..3).filter_map(choose).collect()
+    }
+}
+
+/// A random stream of its own for every purpose and number.
+pub(super) fn stream(seed: u64, purpose: u64, number: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ purpose.rotate_left(48));
+    random.set_stream(number);
+    random
+}
+
+fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count as u32).collect();
+    order.shuffle(&mut stream(seed, 2, epoch));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::vocabulary;
+    use std::collections::HashSet;
+
+    fn windows(task_share: f64) -> (Windows, Tokenizer) {
+        let text = |i| format!("let number_{i} = {i} + 1;\nlet other = number_{i};\n");
+        let material: Vec<_> = (0..50).map(|i| Document { source: String::new(), text: text(i) }).collect();
+        let tokenizer = vocabulary::train(&material, 280).unwrap();
+        let shape = Shape { rows: 3, sequence: 40 };
+        (Windows { tokens: (0..1001).collect(), material, shape, task_share, end: 0, seed: 5 }, tokenizer)
+    }
+
+    fn at(step: u64) -> Position {
+        Position { step, part: 0, parts: 1 }
+    }
+
+    #[test]
+    fn targets_follow_inputs_and_an_epoch_sees_every_window_once() {
+        let (windows, tokenizer) = windows(0.0);
+        let mut starts = HashSet::new();
+        for row in 0..25 {
+            let tokens = windows.row(&tokenizer, row).unwrap();
+            assert!(tokens.windows(2).all(|pair| pair[1] == pair[0] + 1));
+            starts.insert(tokens[0]);
+        }
+        assert_eq!(starts.len(), 25);
+        let batch = windows.batch(&tokenizer, at(1)).unwrap();
+        assert_eq!(batch.inputs.len(), 120);
+        assert!(batch.inputs.iter().zip(&batch.targets).all(|(input, target)| target - input == 1));
+    }
+
+    #[test]
+    fn a_batch_depends_on_seed_and_position_only() {
+        let (windows, tokenizer) = windows(0.5);
+        let again = |step| windows.batch(&tokenizer, at(step)).unwrap();
+        assert_eq!(again(3), again(3));
+        assert_ne!(again(3), again(4));
+        let halves = [0, 1].map(|part| Position { step: 2, part, parts: 2 });
+        assert_eq!(halves.map(|half| windows.batch(&tokenizer, half).unwrap()), [again(4), again(5)]);
+    }
+
+    #[test]
+    fn task_rows_are_full_and_short_text_is_refused() {
+        let (mut windows, tokenizer) = windows(1.0);
+        for row in 0..20 {
+            assert_eq!(windows.row(&tokenizer, row).unwrap().len(), 41);
+        }
+        windows.task_share = 0.0;
+        windows.tokens.truncate(20);
+        assert!(matches!(windows.batch(&tokenizer, at(0)), Err(TrainError::Setting(_))));
+    }
+}
