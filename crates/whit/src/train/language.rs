@@ -172,3 +172,77 @@ pub fn logits(model: &Decoder, ids: &[u32], Shape { rows, sequence }: Shape) -> 
 pub fn parameters(model: &Decoder) -> usize {
     model.num_params()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load;
+    use crate::train::evaluate::{Effort, measure};
+    use crate::train::export::save_decoder;
+    use crate::train::recipes;
+    use crate::train::run::Run;
+    use crate::world::corpus::Document;
+    use serde_json::json;
+    use std::sync::atomic::AtomicBool;
+    use whit_kernels::op;
+
+    /// The shipped recipe, a few thousand times smaller.
+    fn small() -> LanguageRecipe {
+        let mut recipe = (recipes::find("rust-lm").unwrap().language)();
+        recipe.config["hidden_size"] = json!(32);
+        recipe.config["intermediate_size"] = json!(64);
+        recipe.config["num_hidden_layers"] = json!(2);
+        recipe.config["head_dim"] = json!(8);
+        recipe.settings.schedule.steps = 30;
+        recipe.settings.schedule.warm_up = 4;
+        LanguageRecipe { vocabulary: 300, shape: Shape { rows: 2, sequence: 32 }, ..recipe }
+    }
+
+    fn corpus() -> Corpus {
+        let text =
+            |i: usize| format!("fn number_{i}(value: usize) -> usize {{\n    value + {i}\n}}\n").repeat(3);
+        let documents = |range: std::ops::Range<usize>| {
+            range.map(|i| Document { source: i.to_string(), text: text(i) }).collect::<Vec<_>>()
+        };
+        Corpus { train: documents(0..60), held_out: documents(100..130) }
+    }
+
+    #[test]
+    fn a_trained_model_is_written_and_loads_again() {
+        let (recipe, folder) = (small(), tempfile::tempdir().unwrap());
+        let vocabulary = folder.path().join("tokenizer.json");
+        let tokenizer = recipe.tokenizer(&corpus(), &vocabulary).unwrap();
+        let language = Language::new(&recipe, corpus(), tokenizer).unwrap();
+        let (settings, stop) = (recipe.settings, AtomicBool::new(false));
+        let mut losses = Vec::new();
+        let mut report = |record: &crate::train::log::Record| losses.push(record.loss);
+        let run =
+            Run { objective: &language, settings, folder: folder.path(), stop: &stop, report: &mut report };
+        let model = run.train(recipe.model(&Device::flex().autodiff()).unwrap(), false).unwrap().model;
+        assert!(losses[29] < 0.8 * losses[0], "{losses:?}");
+        let figures = measure(&model, &language, Effort { windows: 4, samples: 2 }).unwrap();
+        assert!(figures.bits_per_byte > 0.0 && figures.bits_per_byte < 8.0 && figures.tasks.len() == 3);
+
+        let out = folder.path().join("model");
+        save_decoder(&out, &model, &recipe.config_json(), &std::fs::read(&vocabulary).unwrap()).unwrap();
+        let files = load::open(out.to_str().unwrap(), &load::Options::default()).unwrap();
+        let storage = Storage::Dense(Device::flex());
+        let loaded = models::decoder(&files.config, files.weights.as_ref(), &storage, &|_| {}).unwrap();
+        let shape = Shape { rows: 1, sequence: 32 };
+        let scores =
+            [&model, &loaded].map(|model| op::host(logits(model, &language.held_out.tokens[..32], shape)));
+        let worst =
+            scores[0].data().iter().zip(scores[1].data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.05, "rounding to bf16 moved a score by {worst}");
+    }
+
+    #[test]
+    fn the_recipes_are_sound() {
+        for recipe in recipes::RECIPES {
+            let language = (recipe.language)();
+            let config = language.decoder_config().unwrap();
+            assert!(config.width % 256 == 0 && config.feed_forward % 256 == 0, "{}", recipe.id);
+            assert!(language.shape.sequence <= config.max_positions && 2 * config.parameters() < 8_000_000);
+        }
+    }
+}
