@@ -2,9 +2,9 @@
 
 use clap::ValueEnum;
 use whit::burn::tensor::Device;
-use whit::nn::vars::{Precision, Storage};
 #[cfg(any(feature = "vulkan", feature = "metal", feature = "webgpu"))]
 use whit::burn::tensor::DeviceKind;
+use whit::nn::vars::{Precision, Storage};
 
 /// A device by name. Which ones there are depends on the features of the build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

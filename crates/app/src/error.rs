@@ -92,7 +92,7 @@ impl AppError {
     fn code(&self) -> u8 {
         match self {
             Self::Output(_) => 1,
-            Self::Interrupted => 130,
+            Self::Interrupted | Self::Load(LoadError::Interrupted) => 130,
             _ => 2,
         }
     }

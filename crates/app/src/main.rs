@@ -2,6 +2,7 @@
 
 mod context;
 mod device;
+mod embedded;
 mod error;
 mod interrupt;
 mod machine;

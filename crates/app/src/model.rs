@@ -48,16 +48,21 @@ pub struct MethodArguments {
 impl ModelArguments {
     /// Finds the model's files; nothing large is read.
     pub fn files(&self) -> Result<ModelFiles, AppError> {
-        let options = Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() };
+        let options =
+            Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() };
         Ok(load::open(&self.model, &options)?)
     }
 
     /// Reads the model, with a progress bar where somebody watches.
     pub fn open(&self, files: ModelFiles, context: &Context) -> Result<TextModel, AppError> {
         let storage = self.storage(&files, context)?;
-        let total: u64 = files.weights.names().iter().filter_map(|name| files.weights.info(name)).map(|info| {
-            info.shape.iter().product::<usize>() as u64
-        }).sum();
+        let total: u64 = files
+            .weights
+            .names()
+            .iter()
+            .filter_map(|name| files.weights.info(name))
+            .map(|info| info.shape.iter().product::<usize>() as u64)
+            .sum();
         let bar = bar(total, "loading");
         let model = TextModel::new(files, &storage, &|values| bar.inc(values as u64));
         bar.finish_and_clear();

@@ -82,7 +82,11 @@ impl SamplingArguments {
             top_p: number(self.top_p, authors.top_p, plain.top_p),
             min_p: number(self.min_p, authors.min_p, plain.min_p),
             typical_p: number(self.typical_p, authors.typical_p, plain.typical_p),
-            repetition_penalty: number(self.repetition_penalty, authors.repetition_penalty, plain.repetition_penalty),
+            repetition_penalty: number(
+                self.repetition_penalty,
+                authors.repetition_penalty,
+                plain.repetition_penalty,
+            ),
             presence_penalty: self.presence_penalty.unwrap_or(plain.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(plain.frequency_penalty),
             logit_bias: self.logit_bias.iter().copied().collect::<HashMap<_, _>>(),

@@ -14,7 +14,13 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 7919) % 1013) as f32 / 506.0 - 1.0).collect()
 }
 
-fn slices(criterion: &mut Criterion, name: &str, [query_count, len]: [usize; 2], mask: Mask<'_>, wanted: Wanted) {
+fn slices(
+    criterion: &mut Criterion,
+    name: &str,
+    [query_count, len]: [usize; 2],
+    mask: Mask<'_>,
+    wanted: Wanted,
+) {
     let [heads, kv_heads, head_dim] = HEADS;
     let queries = numbers(query_count * heads * head_dim);
     let (keys, values) = (numbers(kv_heads * len * head_dim), numbers(kv_heads * len * head_dim));
@@ -64,7 +70,8 @@ fn inference(criterion: &mut Criterion) {
 fn training(criterion: &mut Criterion) {
     let device = Device::flex().autodiff();
     let [heads, kv_heads, head_dim] = HEADS;
-    let random = |heads| Tensor::<4>::random([1, heads, 512, head_dim], Distribution::Normal(0.0, 1.0), &device);
+    let random =
+        |heads| Tensor::<4>::random([1, heads, 512, head_dim], Distribution::Normal(0.0, 1.0), &device);
     let q = random(heads).require_grad();
     let [k, v] = [0; 2].map(|_| random(kv_heads).require_grad());
     let options = Options { causal: true, ..Options::default() };

@@ -37,7 +37,8 @@ fn open(folder: &Path) -> (Decoder, Golden) {
 
 /// The tokens that each prompt is continued with.
 fn continued(scheduler: &mut Scheduler<'_>, prompts: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
-    let request = |prompt: &Vec<u32>| Request { prompt: prompt.clone(), max_tokens: count, ..Request::default() };
+    let request =
+        |prompt: &Vec<u32>| Request { prompt: prompt.clone(), max_tokens: count, ..Request::default() };
     let ids: Vec<usize> =
         prompts.iter().map(|prompt| scheduler.add(request(prompt), Stages::default()).unwrap()).collect();
     let mut tokens = vec![Vec::new(); prompts.len()];

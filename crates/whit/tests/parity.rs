@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use whit::load::{self, Checkpoint, Dtype, RawTensor};
 use whit::load::safetensors::{self, Safetensors};
-use whit::models::forward::{self, Inputs};
+use whit::load::{self, Checkpoint, Dtype, RawTensor};
 use whit::models;
+use whit::models::forward::{self, Inputs};
 use whit::nn::decoder::Decoder;
 use whit::nn::vars::{Precision, Storage};
 use whit_kernels::linear::WeightType;
@@ -31,7 +31,8 @@ fn models() -> Vec<PathBuf> {
 fn build(folder: &Path, storage: &Storage) -> Result<(Decoder, bool), String> {
     let source = folder.to_str().unwrap();
     let files = load::open(source, &load::Options::default()).map_err(|error| error.to_string())?;
-    models::backbone(&files.config, files.weights.as_ref(), storage, &|_| {}).map_err(|error| error.to_string())
+    models::backbone(&files.config, files.weights.as_ref(), storage, &|_| {})
+        .map_err(|error| error.to_string())
 }
 
 fn run((model, head): &(Decoder, bool), input: &Path) -> Result<BTreeMap<String, RawTensor>, String> {
@@ -109,7 +110,11 @@ fn spoil_config(folder: &Path, from: &str, to: &str) {
 fn spoil_weights(folder: &Path, change: impl Fn(&str, RawTensor) -> Option<RawTensor>) {
     let path = folder.join("model.safetensors");
     let file = Safetensors::open(&path).unwrap();
-    let kept: Vec<_> = file.names().into_iter().filter_map(|name| Some((name.clone(), change(&name, file.read(&name).unwrap())?))).collect();
+    let kept: Vec<_> = file
+        .names()
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), change(&name, file.read(&name).unwrap())?)))
+        .collect();
     drop(file);
     let kept: Vec<_> = kept.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     safetensors::save(&path, &kept, &BTreeMap::new()).unwrap();
@@ -125,7 +130,11 @@ fn an_unknown_architecture_is_named() {
 
 #[test]
 fn a_missing_tensor_is_named() {
-    for (fixture, lost) in [("llama", "model.layers.1.mlp.up_proj.weight"), ("gpt2", "transformer.h.2.attn.c_attn.bias"), ("qwen3", "model.layers.0.self_attn.q_norm.weight")] {
+    for (fixture, lost) in [
+        ("llama", "model.layers.1.mlp.up_proj.weight"),
+        ("gpt2", "transformer.h.2.attn.c_attn.bias"),
+        ("qwen3", "model.layers.0.self_attn.q_norm.weight"),
+    ] {
         let folder = copy(fixture);
         spoil_weights(folder.path(), |name, tensor| (name != lost).then_some(tensor));
         let error = build(folder.path(), &packed()).unwrap_err();

@@ -53,7 +53,9 @@ fn chats_are_rendered_the_same() {
         let template = template(&folder);
         for record in json(&folder.join("expected.json"))["chats"].as_array().unwrap() {
             let turns = record["messages"].as_array().unwrap().iter();
-            let turns: Vec<_> = turns.map(|turn| Message::new(turn["role"].as_str().unwrap(), turn["content"].as_str().unwrap())).collect();
+            let turns: Vec<_> = turns
+                .map(|turn| Message::new(turn["role"].as_str().unwrap(), turn["content"].as_str().unwrap()))
+                .collect();
             let prompt = record["add_generation_prompt"].as_bool().unwrap();
             assert_eq!(template.render(&turns, prompt).unwrap(), record["text"].as_str().unwrap(), "{name}");
         }

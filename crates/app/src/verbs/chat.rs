@@ -103,7 +103,8 @@ impl Chat<'_> {
     }
 
     fn command(&mut self, line: &str) -> Result<(), AppError> {
-        let (command, rest) = line.split_once(' ').map_or((line, ""), |(command, rest)| (command, rest.trim()));
+        let (command, rest) =
+            line.split_once(' ').map_or((line, ""), |(command, rest)| (command, rest.trim()));
         match command {
             "/help" => output::text(HELP),
             "/clear" => {
@@ -119,7 +120,10 @@ impl Chat<'_> {
                 Ok(())
             }
             "/retry" => self.retry(),
-            "/history" => self.messages.iter().try_for_each(|one| output::text(&format!("{}: {}", one.role, one.content))),
+            "/history" => self
+                .messages
+                .iter()
+                .try_for_each(|one| output::text(&format!("{}: {}", one.role, one.content))),
             "/save" => self.save(rest),
             _ => output::text(&format!("there is no command {command}; /help lists them")),
         }
@@ -165,7 +169,11 @@ impl Chat<'_> {
         };
         let id = match scheduler.add(request, self.plan.begin()) {
             Ok(id) => id,
-            Err(error) => return output::text(&format!("{error}\n/clear starts over, /undo takes the last message back")),
+            Err(error) => {
+                return output::text(&format!(
+                    "{error}\n/clear starts over, /undo takes the last message back"
+                ));
+            }
         };
         let mut stream = self.model.stream(Vec::new());
         while scheduler.is_busy() {

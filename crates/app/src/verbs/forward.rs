@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use whit::load::safetensors::{self, Safetensors};
 use whit::load::{self, RawTensor};
-use whit::models::forward::{self, Inputs};
 use whit::models;
+use whit::models::forward::{self, Inputs};
 use whit::nn::vars::Storage;
 
 use crate::context::Context;

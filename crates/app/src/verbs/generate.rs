@@ -113,7 +113,8 @@ impl Arguments {
             }
         }
         if !live && !context.json {
-            jobs.iter().try_for_each(|job| output::text(&format!("{}\n{}\n", job.prompt, job.stream.text())))?;
+            jobs.iter()
+                .try_for_each(|job| output::text(&format!("{}\n{}\n", job.prompt, job.stream.text())))?;
         }
         Ok(jobs.into_iter().map(|job| job.done(&mut scheduler)).collect())
     }
@@ -147,7 +148,12 @@ fn text_of(prompt: &str) -> Result<String, AppError> {
 }
 
 /// Takes over what a step gave a prompt; writes it at once where `live`.
-fn advance(jobs: &mut [Job], event: &Event, scheduler: &mut Scheduler<'_>, live: bool) -> Result<(), AppError> {
+fn advance(
+    jobs: &mut [Job],
+    event: &Event,
+    scheduler: &mut Scheduler<'_>,
+    live: bool,
+) -> Result<(), AppError> {
     let Some(job) = jobs.iter_mut().find(|job| job.id == event.id) else { return Ok(()) };
     job.tokens.extend(&event.tokens);
     let mut piece = job.stream.push(&event.tokens)?;

@@ -1,7 +1,9 @@
 //! The verbs: one file each, listed by one word below. A verb's file has `Arguments`, a set of
 //! command-line arguments whose doc comment is the help, and `run(Arguments, &Context)`.
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+mod tour;
 
 use crate::context::{Context, Global};
 use crate::error::AppError;
@@ -23,7 +25,7 @@ macro_rules! verbs {
     };
 }
 
-verbs! { generate chat forward train methods explain doctor docs completions }
+verbs! { generate chat bench shrink forward train methods explain doctor docs completions }
 
 /// One engine for generative models in which doing less work is a switch.
 #[derive(Debug, Parser)]
@@ -42,12 +44,14 @@ pub fn run() -> Result<(), AppError> {
     let context = Context::new(cli.global)?;
     match cli.verb {
         Some(verb) => verb.run(&context),
-        None => Ok(Cli::command().print_long_help()?),
+        None => tour::run(&context),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -49,7 +49,10 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let Some(id) = &arguments.recipe else { return list(context) };
     let recipe = recipes::find(id).ok_or_else(|| {
         let known: Vec<_> = RECIPES.iter().map(|recipe| recipe.id).collect();
-        AppError::input(format!("there is no recipe `{id}`"), format!("the recipes are: {}", known.join(", ")))
+        AppError::input(
+            format!("there is no recipe `{id}`"),
+            format!("the recipes are: {}", known.join(", ")),
+        )
     })?;
     let mut language = (recipe.language)();
     if let Some(steps) = arguments.steps {
@@ -60,7 +63,8 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
 }
 
 fn list(context: &Context) -> Result<(), AppError> {
-    let value: Vec<_> = RECIPES.iter().map(|recipe| json!({ "id": recipe.id, "summary": recipe.summary })).collect();
+    let value: Vec<_> =
+        RECIPES.iter().map(|recipe| json!({ "id": recipe.id, "summary": recipe.summary })).collect();
     let rows = RECIPES.iter().map(|recipe| vec![recipe.id.to_owned(), recipe.summary.to_owned()]);
     context.emit(&value, || output::table(&["recipe", "makes"], rows))
 }
@@ -87,7 +91,8 @@ impl Session<'_> {
         self.say("measuring on held-out text and on the tasks");
         let figures = evaluate::measure(&outcome.model, &language, Effort::default())?;
         let folder = self.write(&language, &outcome, &figures, bytes)?;
-        let value = json!({ "model": folder, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
+        let value =
+            json!({ "model": folder, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
         self.context.emit(&value, || summary(&folder, &figures))
     }
 
@@ -98,7 +103,11 @@ impl Session<'_> {
         let tokenizer = self.recipe.tokenizer(&corpus, &self.folder.join("tokenizer.json"))?;
         let language = Language::new(&self.recipe, corpus, tokenizer)?;
         let (train, held_out) = (language.train.tokens.len(), language.held_out.tokens.len());
-        self.say(&format!("tokens: {:.2} million, and {:.2} held out", megabytes(train), megabytes(held_out)));
+        self.say(&format!(
+            "tokens: {:.2} million, and {:.2} held out",
+            megabytes(train),
+            megabytes(held_out)
+        ));
         Ok(language)
     }
 
@@ -116,7 +125,11 @@ impl Session<'_> {
             stop: &stop,
             report: &mut report,
         };
-        let outcome = if self.arguments.evaluate { run.restore(model)? } else { run.train(model, self.arguments.resume)? };
+        let outcome = if self.arguments.evaluate {
+            run.restore(model)?
+        } else {
+            run.train(model, self.arguments.resume)?
+        };
         bar.finish_and_clear();
         Ok(outcome)
     }
@@ -178,6 +191,12 @@ fn summary(folder: &Path, figures: &Figures) -> String {
         vec!["bits per byte, held out".to_owned(), format!("{:.3}", figures.bits_per_byte)],
         vec!["loss a token, held out".to_owned(), format!("{:.3}", figures.loss)],
     ];
-    rows.extend(figures.tasks.iter().map(|(task, share)| vec![task.clone(), format!("{:.1} %", 100.0 * share)]));
-    format!("{}\n\nThe model and its card are in {}.", output::table(&["measure", "value"], rows), folder.display())
+    rows.extend(
+        figures.tasks.iter().map(|(task, share)| vec![task.clone(), format!("{:.1} %", 100.0 * share)]),
+    );
+    format!(
+        "{}\n\nThe model and its card are in {}.",
+        output::table(&["measure", "value"], rows),
+        folder.display()
+    )
 }

@@ -125,7 +125,7 @@ impl Input<'_> {
             key_factor: if self.scale == 0.0 { 0.0 } else { self.scale / job.score.query_factor },
             keys: Shared(result.keys.as_mut_ptr()),
             values: Shared(result.values.as_mut_ptr()),
-            bias: self.bias_wanted.then(|| Shared(result.bias.as_mut_ptr())),
+            bias: self.bias_wanted.then_some(Shared(result.bias.as_mut_ptr())),
         }
     }
 

@@ -35,7 +35,7 @@ impl Columns<'_> {
     pub fn run(self) {
         let blocks = self.keys.div_ceil(KEY_BLOCK);
         let targets = Targets {
-            sums: (!self.sums.is_empty()).then(|| Shared(self.sums.as_mut_ptr())),
+            sums: (!self.sums.is_empty()).then_some(Shared(self.sums.as_mut_ptr())),
             last_rows: Shared(self.last_rows.as_mut_ptr()),
         };
         let job = self.job;

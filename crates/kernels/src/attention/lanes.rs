@@ -160,7 +160,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn times_power(self, power: Self) -> Self {
         self.zip(power, |x, power| {
-            if power.is_nan() { power } else { x * f32::from_bits((floor(power) as i32 + 127 << 23) as u32) }
+            if power.is_nan() {
+                power
+            } else {
+                x * f32::from_bits(((floor(power) as i32 + 127) << 23) as u32)
+            }
         })
     }
 

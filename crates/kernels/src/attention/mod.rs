@@ -243,7 +243,7 @@ impl Call<'_> {
         let (tree, allowed) = match self.mask {
             Mask::Full | Mask::Causal => (None, None),
             Mask::Tree(bits) => (Some(bits), None),
-            Mask::Allowed(bits) => (None, Some(Allowed { bits: bits, each_row: false })),
+            Mask::Allowed(bits) => (None, Some(Allowed { bits, each_row: false })),
         };
         Visible {
             len,

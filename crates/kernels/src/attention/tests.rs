@@ -82,7 +82,7 @@ impl Case {
             keys: random.values(longest * self.stride()),
             values: random.values(longest * self.stride()),
             bias: (0..longest * if self.bias == Some(true) { self.lengths.len() } else { 1 })
-                .map(|_| if random.bits() % 9 == 0 { f32::NEG_INFINITY } else { random.value() })
+                .map(|_| if random.bits().is_multiple_of(9) { f32::NEG_INFINITY } else { random.value() })
                 .collect(),
             bits,
         }

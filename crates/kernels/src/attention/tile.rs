@@ -45,7 +45,9 @@ impl Product<'_> {
         if self.rows * self.columns == 0 {
             return;
         }
-        assert!(self.columns % 16 == 0 && self.c.len() >= (self.rows - 1) * self.c_row + self.columns);
+        assert!(
+            self.columns.is_multiple_of(16) && self.c.len() >= (self.rows - 1) * self.c_row + self.columns
+        );
         if self.depth > 0 {
             assert!(self.a.len() > (self.rows - 1) * self.a_row + (self.depth - 1) * self.a_step);
             assert!(self.b.len() >= (self.depth - 1) * self.b_row + self.columns);

@@ -54,9 +54,15 @@ fn request(seed: u32, tokens: usize) -> Request {
 }
 
 /// Runs requests together; gives each one's tokens, end and statistics.
-fn run(model: &Decoder, plan: &Plan, requests: &[Request], chunk: usize) -> Vec<(Vec<u32>, Finish, Statistics)> {
+fn run(
+    model: &Decoder,
+    plan: &Plan,
+    requests: &[Request],
+    chunk: usize,
+) -> Vec<(Vec<u32>, Finish, Statistics)> {
     let mut scheduler = Scheduler::new(model).with_chunk(chunk);
-    let ids: Vec<usize> = requests.iter().map(|one| scheduler.add(one.clone(), plan.begin()).unwrap()).collect();
+    let ids: Vec<usize> =
+        requests.iter().map(|one| scheduler.add(one.clone(), plan.begin()).unwrap()).collect();
     let mut texts = vec![(Vec::new(), None); ids.len()];
     scheduler
         .run(|_, event| {
@@ -87,11 +93,22 @@ fn a_sequence_gets_the_same_tokens_alone_in_company_and_in_chunks() {
 #[test]
 fn recycling_leaves_greedy_text_as_it_is_hot_and_cold_in_every_size() {
     let model = model(config(4, 64));
-    for method in ["tree=1,tune=false", "tree=8,tune=false,hot=false", "tree=25,tune=false", "tree=80,tune=false", "tree=80", "prompt=true"] {
+    for method in [
+        "tree=1,tune=false",
+        "tree=8,tune=false,hot=false",
+        "tree=25,tune=false",
+        "tree=80,tune=false",
+        "tree=80",
+        "prompt=true",
+    ] {
         let recycling = plan(&[&format!("token-recycling:{method}")]);
         for seed in 0..20 {
             let request = request(seed, if seed < 2 { 200 } else { 40 });
-            assert_eq!(tokens(&model, &recycling, &request), tokens(&model, &plan(&[]), &request), "{method} {seed}");
+            assert_eq!(
+                tokens(&model, &recycling, &request),
+                tokens(&model, &plan(&[]), &request),
+                "{method} {seed}"
+            );
         }
     }
 }
@@ -99,7 +116,13 @@ fn recycling_leaves_greedy_text_as_it_is_hot_and_cold_in_every_size() {
 #[test]
 fn recycling_leaves_sampled_text_and_batches_as_they_are() {
     let model = model(config(2, 64));
-    let sampling = |seed| Sampling { temperature: 0.02, top_k: 20, repetition_penalty: 1.1, seed, ..Sampling::default() };
+    let sampling = |seed| Sampling {
+        temperature: 0.02,
+        top_k: 20,
+        repetition_penalty: 1.1,
+        seed,
+        ..Sampling::default()
+    };
     let requests: Vec<Request> =
         (0..4).map(|seed| Request { sampling: sampling(seed.into()), ..request(seed + 2, 60) }).collect();
     let plain = run(&model, &plan(&[]), &requests, 512);
@@ -140,13 +163,25 @@ fn the_context_is_a_limit_too() {
     let small = DecoderConfig { max_positions: 12, ..config(2, 64) };
     let model = model(small);
     let prompt: Vec<u32> = (0..10).collect();
-    let (text, end, _) = run(&model, &plan(&["token-recycling"]), &[Request { prompt: prompt.clone(), max_tokens: 50, ..Request::default() }], 512).remove(0);
+    let (text, end, _) = run(
+        &model,
+        &plan(&["token-recycling"]),
+        &[Request { prompt: prompt.clone(), max_tokens: 50, ..Request::default() }],
+        512,
+    )
+    .remove(0);
     assert_eq!((text.len(), end), (3, Finish::Length));
     let mut scheduler = Scheduler::new(&model);
     let errors = [vec![], (0..13).collect(), vec![VOCABULARY as u32]].map(|prompt| {
-        scheduler.add(Request { prompt, max_tokens: 1, ..Request::default() }, plan(&[]).begin()).unwrap_err().to_string()
+        scheduler
+            .add(Request { prompt, max_tokens: 1, ..Request::default() }, plan(&[]).begin())
+            .unwrap_err()
+            .to_string()
     });
-    assert!(errors[0].contains("empty") && errors[1].contains("13 tokens") && errors[2].contains("101"), "{errors:?}");
+    assert!(
+        errors[0].contains("empty") && errors[1].contains("13 tokens") && errors[2].contains("101"),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -157,7 +192,14 @@ fn sequences_can_be_cancelled_between_steps() {
     let second = scheduler.add(request(5, 20), plan(&[]).begin()).unwrap();
     let mut text = Vec::new();
     for _ in 0..3 {
-        text.extend(scheduler.step().unwrap().into_iter().filter(|event| event.id == second).flat_map(|event| event.tokens));
+        text.extend(
+            scheduler
+                .step()
+                .unwrap()
+                .into_iter()
+                .filter(|event| event.id == second)
+                .flat_map(|event| event.tokens),
+        );
     }
     scheduler.end(first, Finish::Cancelled);
     assert_eq!(scheduler.statistics(first).unwrap().new_tokens, 3);
@@ -198,7 +240,9 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         assert_eq!(kept.position(), alone.position());
         for (a, b) in (0..4).flat_map(|layer| kept.layer(layer).iter().zip(alone.layer(layer))) {
             assert_eq!(a.positions(), b.positions());
-            assert!((0..a.len()).all(|row| close(a.key(row), b.key(row)) && close(a.value(row), b.value(row))));
+            assert!(
+                (0..a.len()).all(|row| close(a.key(row), b.key(row)) && close(a.value(row), b.value(row)))
+            );
         }
     }
 }

@@ -67,7 +67,11 @@ impl TextModel {
     /// # Errors
     /// If the text cannot be encoded, or the chat template fails.
     pub fn prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, LoadError> {
-        if chat { self.conversation(&[Message::new("user", text)]) } else { self.tokenizer.encode(text, true) }
+        if chat {
+            self.conversation(&[Message::new("user", text)])
+        } else {
+            self.tokenizer.encode(text, true)
+        }
     }
 
     /// The tokens of a conversation up to where the model should answer. Without a chat template the

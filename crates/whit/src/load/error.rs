@@ -8,6 +8,9 @@ use super::{ConfigError, GgufError, HubError, SafetensorsError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// Somebody asked to stop; nothing was written.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
     /// The operating system refused to read or write.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -170,7 +173,8 @@ fn hint(similar: &Option<String>) -> String {
 }
 
 impl LoadError {
-    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+    /// The system refused to `action` (read, write, create ...) the file at `path`.
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }
 

@@ -7,6 +7,7 @@
 mod blocks;
 mod chat;
 mod config;
+pub mod embedded;
 mod error;
 mod file;
 mod folder;
@@ -28,7 +29,7 @@ pub use file::{Source, write_atomic};
 pub use generation::GenerationConfig;
 pub use gguf::GgufError;
 pub use hub::HubError;
-pub use safetensors::SafetensorsError;
+pub use safetensors::{Safetensors, SafetensorsError};
 pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
 pub use tokenizer::Tokenizer;
 
@@ -120,10 +121,10 @@ pub fn open(source: &str, options: &Options) -> Result<ModelFiles, LoadError> {
 
 /// A folder in the Hugging Face layout, or one whose only model is a GGUF file.
 fn open_folder(path: &Path, origin: Origin) -> Result<ModelFiles, LoadError> {
-    if !path.join("config.json").exists() {
-        if let [file] = folder::files_ending(path, ".gguf")?.as_slice() {
-            return gguf::open(file);
-        }
+    if !path.join("config.json").exists()
+        && let [file] = folder::files_ending(path, ".gguf")?.as_slice()
+    {
+        return gguf::open(file);
     }
     folder::open(path, origin)
 }

@@ -116,7 +116,9 @@ impl TensorInfo {
     pub fn rows(&self, name: &str, rows: &Range<usize>) -> Result<(Self, Range<usize>), LoadError> {
         let mut shape = self.shape.clone();
         let row = match (self.bytes(), shape.first()) {
-            (Some(bytes), Some(&count)) if rows.start <= rows.end && rows.end <= count && bytes % count.max(1) == 0 => {
+            (Some(bytes), Some(&count))
+                if rows.start <= rows.end && rows.end <= count && bytes % count.max(1) == 0 =>
+            {
                 bytes / count.max(1)
             }
             _ => {
@@ -270,7 +272,10 @@ mod tests {
         let (part, bytes) = info.rows("x", &(1..3)).unwrap();
         assert_eq!((part.shape, bytes), (vec![2, 3], 12..36));
         assert!(matches!(info.rows("x", &(2..5)), Err(LoadError::Misshapen { .. })));
-        assert!(matches!(TensorInfo { shape: vec![], ..info }.rows("x", &(0..1)), Err(LoadError::Misshapen { .. })));
+        assert!(matches!(
+            TensorInfo { shape: vec![], ..info }.rows("x", &(0..1)),
+            Err(LoadError::Misshapen { .. })
+        ));
     }
 
     #[test]

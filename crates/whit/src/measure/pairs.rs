@@ -49,7 +49,8 @@ pub fn interleave<T, E>(
 
 /// The median of the ratios `base / other` of runs of the same round.
 pub fn ratio(base: &[f64], other: &[f64]) -> Spread {
-    let ratios: Vec<f64> = base.iter().zip(other).filter(|(_, other)| **other > 0.0).map(|(a, b)| a / b).collect();
+    let ratios: Vec<f64> =
+        base.iter().zip(other).filter(|(_, other)| **other > 0.0).map(|(a, b)| a / b).collect();
     Spread::of(&ratios)
 }
 

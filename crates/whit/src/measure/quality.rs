@@ -20,7 +20,8 @@ pub fn agreement(one: &[u32], other: &[u32]) -> f64 {
 /// None for texts of fewer than two tokens.
 pub fn loss(model: &Decoder, text: &[u32], window: usize) -> Option<f64> {
     let losses = token_losses(model, text, window);
-    (!losses.is_empty()).then(|| losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
+    (!losses.is_empty())
+        .then(|| losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
 }
 
 /// The loss in nats of every token but the first of each window.

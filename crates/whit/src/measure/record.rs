@@ -97,7 +97,9 @@ impl Record {
         }
         if self.decode_seconds.spread > 0.15 {
             let percent = 100.0 * self.decode_seconds.spread;
-            self.warnings.push(format!("noisy: the middle half of the times spreads over {percent:.0} %; run more rounds"));
+            self.warnings.push(format!(
+                "noisy: the middle half of the times spreads over {percent:.0} %; run more rounds"
+            ));
         }
         if self.setting.rounds < 3 {
             self.warnings.push("fewer than 3 rounds: medians mean little".into());

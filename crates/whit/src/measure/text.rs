@@ -72,7 +72,8 @@ impl TextTask<'_> {
         let mut total = Run::default();
         for prompt in &self.prompts {
             let mut scheduler = Scheduler::new(self.model);
-            let request = Request { prompt: prompt.clone(), max_tokens: self.new_tokens, ..Request::default() };
+            let request =
+                Request { prompt: prompt.clone(), max_tokens: self.new_tokens, ..Request::default() };
             let id = scheduler.add(request, plan.begin())?;
             scheduler.run(|_, event| total.tokens.extend(&event.tokens))?;
             total.statistics.add(&scheduler.statistics(id).unwrap_or_default());
@@ -81,7 +82,8 @@ impl TextTask<'_> {
     }
 
     fn record(&self, variant: &Variant, runs: &[Run], baseline: &[Run], loss: Option<f64>) -> Record {
-        let seconds = |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.statistics.decode_seconds).collect() };
+        let seconds =
+            |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.statistics.decode_seconds).collect() };
         let first: Vec<f64> = runs.iter().map(|run| run.statistics.prompt_seconds).collect();
         let (first, decode) = (Spread::of(&first), Spread::of(&seconds(runs)));
         let last = runs.last().cloned().unwrap_or_default();

@@ -5,13 +5,18 @@ use std::fmt::Write;
 use super::bytes;
 use super::record::Record;
 
+/// A column: its name, and how a record fills it.
+type Column = (&'static str, fn(&Record) -> String);
+
 /// The columns of the tables, with how a record fills them.
-const COLUMNS: [(&str, fn(&Record) -> String); 10] = [
+const COLUMNS: [Column; 10] = [
     ("methods", |record| record.methods.clone()),
     ("first token (s)", |record| format!("{:.3}", record.first_token_seconds.median)),
     ("prompt (tokens/s)", |record| format!("{:.1}", record.prompt_rate)),
     ("decode (tokens/s)", |record| format!("{:.1}", record.decode_rate)),
-    ("speed-up", |record| format!("{:.2} ± {:.2}", record.speedup.median, record.speedup.spread * record.speedup.median / 2.0)),
+    ("speed-up", |record| {
+        format!("{:.2} ± {:.2}", record.speedup.median, record.speedup.spread * record.speedup.median / 2.0)
+    }),
     ("tokens/pass", |record| format!("{:.2}", record.tokens_per_pass)),
     ("decode GMACs", |record| format!("{:.1}", record.decode_gmacs)),
     ("cache", |record| bytes(record.cache_bytes as u64)),
@@ -115,7 +120,8 @@ fn table(records: &[Record]) -> String {
     let cells = |tag: &str, cells: Vec<String>| -> String {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
     };
-    let mut text = format!("<table><tr>{}</tr>", cells("th", head().into_iter().map(str::to_owned).collect()));
+    let mut text =
+        format!("<table><tr>{}</tr>", cells("th", head().into_iter().map(str::to_owned).collect()));
     for record in records {
         text += &format!("<tr>{}</tr>", cells("td", row(record)));
     }
@@ -137,24 +143,38 @@ fn plot(records: &[Record]) -> String {
     let bottom = (least - 0.05).max(0.0);
     let x = |record: &Record| 60.0 + record.decode_rate / fastest * (WIDE - 180.0);
     let y = |record: &Record| 20.0 + (1.0 - record.agreement) / (1.0 - bottom).max(1e-9) * (HIGH - 70.0);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDE} {HIGH}\" role=img aria-label=\"speed against sameness\">");
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {WIDE} {HIGH}\" role=img aria-label=\"speed against sameness\">");
     let base = HIGH - 40.0;
     let _ = write!(svg, "<path class=axis d=\"M60 10V{base}H{}\"/>", WIDE - 20.0);
     let _ = write!(svg, "<text x=300 y={}>decode, tokens a second</text>", HIGH - 8.0);
     let _ = write!(svg, "<text x=4 y=24>100 %</text><text x=4 y={base}>{:.0} %</text>", bottom * 100.0);
     for share in [0.25, 0.5, 0.75, 1.0] {
-        let _ = write!(svg, "<text x={} y={}>{:.0}</text>", 50.0 + share * (WIDE - 180.0), base + 16.0, share * fastest);
+        let _ = write!(
+            svg,
+            "<text x={} y={}>{:.0}</text>",
+            50.0 + share * (WIDE - 180.0),
+            base + 16.0,
+            share * fastest
+        );
     }
     let beaten = |one: &Record| {
         records.iter().any(|other| other.decode_rate > one.decode_rate && other.agreement > one.agreement)
     };
     let mut front: Vec<&Record> = records.iter().filter(|record| !beaten(record)).collect();
     front.sort_by(|a, b| a.decode_rate.total_cmp(&b.decode_rate));
-    let points: Vec<String> = front.iter().map(|record| format!("{:.1},{:.1}", x(record), y(record))).collect();
+    let points: Vec<String> =
+        front.iter().map(|record| format!("{:.1},{:.1}", x(record), y(record))).collect();
     let _ = write!(svg, "<polyline class=front points=\"{}\"/>", points.join(" "));
     for (index, record) in records.iter().enumerate() {
         let (x, y) = (x(record), y(record));
-        let _ = write!(svg, "<circle cx={x:.1} cy={y:.1} r=5 /><text x={:.1} y={:.1}>{}</text>", x + 8.0, y + 5.0 + 14.0 * index as f64, escape(&record.methods));
+        let _ = write!(
+            svg,
+            "<circle cx={x:.1} cy={y:.1} r=5 /><text x={:.1} y={:.1}>{}</text>",
+            x + 8.0,
+            y + 5.0 + 14.0 * index as f64,
+            escape(&record.methods)
+        );
     }
     svg + "</svg>"
 }

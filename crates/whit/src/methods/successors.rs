@@ -119,7 +119,8 @@ fn top(values: &[f32], best: &mut [u32]) {
     let mut least = f32::NEG_INFINITY;
     for (block, values) in values.chunks(BLOCK).enumerate() {
         // Most blocks hold nothing new; a maximum is all that is computed of them.
-        let highest = values.iter().fold(f32::NEG_INFINITY, |most, &value| if value > most { value } else { most });
+        let highest =
+            values.iter().fold(f32::NEG_INFINITY, |most, &value| if value > most { value } else { most });
         if kept.len() == best.len() && highest <= least {
             continue;
         }
@@ -240,7 +241,13 @@ impl Template {
     ///
     /// # Errors
     /// None that a template gives rise to; the type is the drafts' own.
-    pub fn tree(&self, root: u32, tokens: &[Option<u32>], size: usize, depth: usize) -> Result<TokenTree, MethodError> {
+    pub fn tree(
+        &self,
+        root: u32,
+        tokens: &[Option<u32>],
+        size: usize,
+        depth: usize,
+    ) -> Result<TokenTree, MethodError> {
         let mut places: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());
         let (mut ids, mut parents) = (vec![root], vec![None]);
         for (node, token) in self.nodes.iter().zip(tokens) {
@@ -333,7 +340,6 @@ pub enum TemplateError {
     },
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,10 +348,12 @@ mod tests {
     fn counting(vocabulary: usize, known: u32) -> Successors {
         let mut table = Successors::new(vocabulary, 8);
         for token in 0..known {
-            let logits: Vec<f32> = (0..vocabulary).map(|other| match other as u32 {
-                other if other > token => -((other - token) as f32),
-                _ => -1e9,
-            }).collect();
+            let logits: Vec<f32> = (0..vocabulary)
+                .map(|other| match other as u32 {
+                    other if other > token => -((other - token) as f32),
+                    _ => -1e9,
+                })
+                .collect();
             table.learn(&[token], &logits);
         }
         table
@@ -365,7 +373,10 @@ mod tests {
         let template = Template::new(&[2, 1, 0, 0], 8).unwrap();
         let tokens = template.fill(5, &counting(32, 32));
         let tree = template.tree(5, &tokens, 3, 6).unwrap();
-        assert_eq!((tree.tokens(), tree.parents()), (&[5, 6, 7, 7][..], &[None, Some(0), Some(0), Some(1)][..]));
+        assert_eq!(
+            (tree.tokens(), tree.parents()),
+            (&[5, 6, 7, 7][..], &[None, Some(0), Some(0), Some(1)][..])
+        );
     }
 
     #[test]
@@ -419,7 +430,9 @@ mod tests {
         order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]));
         let mut best = [0; 8];
         top(&values[4..], &mut best);
-        assert!(best.iter().zip(order.iter().filter(|&&i| i > 3)).all(|(found, wanted)| found + 4 == *wanted));
+        assert!(
+            best.iter().zip(order.iter().filter(|&&i| i > 3)).all(|(found, wanted)| found + 4 == *wanted)
+        );
         let mut best = [0; 3];
         top(&[1.0, 5.0, 5.0, 2.0], &mut best);
         assert_eq!(best, [1, 2, 3]);
@@ -438,7 +451,8 @@ mod tests {
 
     #[test]
     fn shapes_that_are_no_tree_are_refused() {
-        let error = |children: &[usize], successors| Template::new(children, successors).map(|_| ()).unwrap_err();
+        let error =
+            |children: &[usize], successors| Template::new(children, successors).map(|_| ()).unwrap_err();
         assert_eq!(error(&[9], 8), TemplateError::Rank { node: 0, children: 9, successors: 8 });
         assert_eq!(error(&[1, 0, 0], 8), TemplateError::Orphan { node: 2 });
         assert_eq!(error(&[2, 0], 8), TemplateError::Counts { found: 2, nodes: 3 });

@@ -68,7 +68,8 @@ impl Tuner {
     pub fn judged(&mut self, accepted: impl IntoIterator<Item = usize>) {
         for (size, accepted) in self.sizes.iter_mut().zip(accepted) {
             let accepted = accepted as f64;
-            size.accepted = if size.judged { size.accepted + SHARE * (accepted - size.accepted) } else { accepted };
+            size.accepted =
+                if size.judged { size.accepted + SHARE * (accepted - size.accepted) } else { accepted };
             size.judged = true;
         }
     }
@@ -81,7 +82,8 @@ impl Tuner {
 
     /// Tokens a second with the size at `index`; none where nothing is known of its time.
     fn rate(&self, index: usize) -> Option<f64> {
-        let known = |size: &Size| size.seconds.filter(|(_, step)| size.nodes == 0 || step + MEMORY > self.step);
+        let known =
+            |size: &Size| size.seconds.filter(|(_, step)| size.nodes == 0 || step + MEMORY > self.step);
         let seconds = self.sizes[..=index].iter().rev().find_map(known)?.0;
         Some((1.0 + self.sizes[index].accepted) / seconds.max(1e-9))
     }

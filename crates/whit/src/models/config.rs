@@ -180,7 +180,7 @@ impl Common {
         let part =
             rope.and_then(|rope| rope.partial_rotary_factor).or(self.partial_rotary_factor).unwrap_or(1.0);
         let dim = (head_dim as f32 * part) as usize;
-        if dim < 2 || dim % 2 != 0 || dim > head_dim {
+        if dim < 2 || !dim.is_multiple_of(2) || dim > head_dim {
             return Err(wrong(
                 "head_dim",
                 head_dim,

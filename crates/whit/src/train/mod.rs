@@ -87,7 +87,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
     }
-    let write =
-        |file: &mut _| std::io::Write::write_all(file, bytes).map_err(|e| LoadError::io("write", path, e));
-    Ok(write_atomic(path, write)?)
+    let failed = |reason| LoadError::io("write", path, reason);
+    Ok(write_atomic(path, |file| file.write_all(bytes).map_err(failed))?)
 }

@@ -10,15 +10,15 @@ use crate::load::{Dtype, LoadError, ModelFiles, RawTensor, TensorInfo, blocks};
 ///
 /// `choose` says the type of each matrix by its Hugging Face name (`F32`, `F16`, `BF16` or a block type whose blocks
 /// fill its rows); a matrix that has that type already is copied byte for byte. Vectors are stored in `f32`.
-/// `progress` is called with the number of tensors written and of all.
+/// `progress` is called with the number of tensors written and of all; it says whether to go on.
 ///
 /// # Errors
-/// [`LoadError::Gguf`] if the model or a type cannot be expressed, [`LoadError::Io`].
+/// [`LoadError::Gguf`] if the model or a type cannot be expressed, [`LoadError::Io`], [`LoadError::Interrupted`].
 pub fn export(
     files: &ModelFiles,
     path: &Path,
     choose: impl Fn(&str, &TensorInfo) -> Dtype,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<(), LoadError> {
     let tensors: Vec<_> = files
         .weights
@@ -35,14 +35,14 @@ pub fn export(
     let model = Model { config: &files.config, tokenizer, chat_template: template, tensors: &tensors };
     let mut done = 0;
     save_with(path, &model, |name| {
-        let wanted = tensors.iter().find(|(other, _)| other == name).map_or(Dtype::F32, |(_, info)| info.dtype);
+        let wanted =
+            tensors.iter().find(|(other, _)| other == name).map_or(Dtype::F32, |(_, info)| info.dtype);
         let bytes = convert(name, files.weights.read(name)?, wanted).map_err(|reason| match reason {
             Failure::Load(error) => error,
             Failure::Type(reason) => LoadError::gguf(path, GgufError::Unwritable { reason }),
         })?;
         done += 1;
-        progress(done, tensors.len());
-        Ok(Cow::Owned(bytes))
+        if progress(done, tensors.len()) { Ok(Cow::Owned(bytes)) } else { Err(LoadError::Interrupted) }
     })
 }
 

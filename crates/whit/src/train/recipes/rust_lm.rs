@@ -13,8 +13,11 @@ use crate::train::schedule::Schedule;
 use crate::train::windows::Shape;
 use crate::world::corpus::Limits;
 
-pub(super) const RECIPE: Recipe =
-    Recipe { id: "rust-lm", summary: "a 3.5 M parameter language model of Rust source and documentation", language };
+pub(super) const RECIPE: Recipe = Recipe {
+    id: "rust-lm",
+    summary: "a 3.5 M parameter language model of Rust source and documentation",
+    language,
+};
 
 fn language() -> LanguageRecipe {
     LanguageRecipe {
