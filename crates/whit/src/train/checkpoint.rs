@@ -88,20 +88,6 @@ pub struct Restored<M> {
     pub memories: Memories,
 }
 
-impl<M> Restored<M> {
-    /// Itself, if it is of the run that `identity` says; `path` is where it was found.
-    ///
-    /// # Errors
-    /// If it is of another run.
-    pub fn of_run(self, identity: &str, path: &Path) -> Result<Self, TrainError> {
-        if self.progress.identity == identity {
-            return Ok(self);
-        }
-        let what = format!("it has {}, this run {identity}", self.progress.identity);
-        Err(TrainError::OtherRun { path: path.to_path_buf(), what })
-    }
-}
-
 /// Reads the newest checkpoint in `folder` into `model`; none where there is none.
 ///
 /// # Errors
@@ -125,7 +111,7 @@ pub fn restore<M: Module>(folder: &Path, model: M) -> Result<Option<Restored<M>>
     match fault {
         Some(error) => Err(error),
         None if memories.len() * KINDS.len() != file.names().len() => {
-            Err(other("it has other parameters".into()))
+            Err(other("the set of parameters".into()))
         }
         None => Ok(Some(Restored { progress, model, memories })),
     }

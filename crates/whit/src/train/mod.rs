@@ -54,7 +54,7 @@ pub enum TrainError {
         reason: std::io::Error,
     },
     /// A checkpoint that belongs to another run.
-    #[error("{path} is of another run: {what}; choose another --out, or leave --resume out")]
+    #[error("{path} is of another run ({what} differs); choose another --out, or leave --resume out")]
     OtherRun {
         /// The checkpoint.
         path: PathBuf,

@@ -126,9 +126,14 @@ impl<O: Objective> Run<'_, O> {
     fn begin(&self, model: O::Model, resume: bool) -> Result<Restored<O::Model>, TrainError> {
         let Settings { optimizer, parts, .. } = self.settings;
         let identity = format!("{}; {}", self.objective.identity(), serde_json::json!([optimizer, parts]));
-        let found = if resume { checkpoint::restore(&self.checkpoints(), model.clone())? } else { None };
-        if let Some(state) = found {
-            return state.of_run(&identity, &self.checkpoints());
+        if resume && let Some(state) = checkpoint::restore(&self.checkpoints(), model.clone())? {
+            let path = self.checkpoints();
+            let what = || format!("{:?} instead of {identity:?}", state.progress.identity);
+            return if state.progress.identity == identity {
+                Ok(state)
+            } else {
+                Err(TrainError::OtherRun { path, what: what() })
+            };
         }
         let progress = Progress { identity, ..Progress::default() };
         Ok(Restored { progress, model, memories: Memories::new() })
