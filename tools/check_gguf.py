@@ -1,7 +1,7 @@
 """Checks that GGUF files written by Whit mean to llama.cpp what the model means to transformers, and that Whit reads
 them back to the same tensors.
 
-    cargo build --release -p whit --example to_gguf
+    cargo build --release
     python tools/check_gguf.py
 
 Small models of every architecture are made at random, stored by Whit in several types, and compared: the logits of all
@@ -92,8 +92,8 @@ def check(program, folder, case):
     size = lambda difference: np.sqrt((difference**2).mean() / (wanted**2).mean())
     for kind, (ftype, allowed) in TYPES.items():
         path, again, peers = folder / f"{kind}.gguf", folder / "again.gguf", folder / "peers.gguf"
-        subprocess.run([program, folder, path, kind], check=True)
-        subprocess.run([program, path, again, kind], check=True)
+        subprocess.run([program, "shrink", "-m", folder, "-o", path, "--type", kind], check=True)
+        subprocess.run([program, "shrink", "-m", path, "-o", again, "--type", kind], check=True)
         logits, tokens = evaluate(path, ids[0].tolist())
         error, top = size(logits - wanted), (logits.argmax(-1) == wanted.argmax(-1)).mean()
         if allowed:
@@ -117,7 +117,7 @@ def check(program, folder, case):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="target/release/examples/to_gguf")
+    parser.add_argument("--program", default="target/release/whit")
     parser.add_argument("--only", help="one case by its name")
     arguments = parser.parse_args()
     torch.set_num_threads(2)

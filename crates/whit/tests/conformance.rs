@@ -4,10 +4,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use whit::generate::{Request, Sampling, Scheduler};
 use whit::methods::{
-    Access, Claim, Kind, Knobs, METHODS, MethodError, ModelFacts, Plan, Selection, Spec, Value, clash, find,
-    page,
+    Access, Claim, Fidelity, Kind, Knobs, METHODS, MethodError, ModelFacts, ModelKind, Plan, Selection, Spec,
+    Value, clash, find, page,
 };
+use whit::models;
+use whit::nn::decoder::Decoder;
+use whit::nn::vars::{Precision, Random, Storage, Vars};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -228,3 +232,104 @@ fn flags_can_be_raised_by_name() {
 }
 
 // --- What runs a model --------------------------------------------------------------------------
+
+/// A small decoder with random weights.
+fn decoder() -> Decoder {
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    });
+    let config = (models::architecture(&config).unwrap().config)(&config).unwrap();
+    let storage = Storage::Packed(Precision::Native);
+    Decoder::new(config, &Vars::new(&Random { seed: 3 }, &storage)).unwrap()
+}
+
+fn facts(model: &Decoder) -> ModelFacts {
+    ModelFacts { vocabulary: model.config().vocab_size, ..ModelFacts::example() }
+}
+
+/// The tokens that requests get together; each samples with a seed of its own.
+fn texts(model: &Decoder, plan: &Plan, prompts: &[u32]) -> Vec<Vec<u32>> {
+    let mut scheduler = Scheduler::new(model);
+    for &prompt in prompts {
+        let sampling =
+            Sampling { temperature: 0.1 * (prompt % 2) as f32, seed: prompt.into(), ..Sampling::default() };
+        let prompt = (0..prompt % 7 + 2).map(|index| (index * 31 + prompt) % 96).collect();
+        scheduler
+            .add(Request { prompt, max_tokens: 40, sampling, ..Request::default() }, plan.begin())
+            .unwrap();
+    }
+    let mut texts = vec![Vec::new(); prompts.len()];
+    scheduler.run(|_, event| texts[event.id].extend(&event.tokens)).unwrap();
+    texts
+}
+
+/// The methods that work on a decoder.
+fn on_decoders() -> impl Iterator<Item = &'static Spec> {
+    METHODS.iter().copied().filter(|spec| spec.models.contains(&ModelKind::Decoder))
+}
+
+fn with(model: &Decoder, methods: &[String]) -> Plan {
+    Plan::new(&Selection::parse(methods).unwrap(), &facts(model)).unwrap()
+}
+
+#[test]
+fn a_method_at_its_off_value_is_the_baseline() {
+    let model = decoder();
+    let baseline = texts(&model, &with(&model, &[]), &[1, 2, 3]);
+    for spec in on_decoders() {
+        for (knob, off) in spec.knobs.iter().filter_map(|knob| Some((knob, knob.off?))) {
+            let plan = with(&model, &[format!("{}:{}={off}", spec.id, knob.name)]);
+            assert_eq!(texts(&model, &plan, &[1, 2, 3]), baseline, "{} {}", spec.id, knob.name);
+        }
+    }
+}
+
+#[test]
+fn exact_methods_give_the_baselines_text() {
+    let model = decoder();
+    let prompts: Vec<u32> = (0..8).collect();
+    let baseline = texts(&model, &with(&model, &[]), &prompts);
+    for spec in on_decoders().filter(|spec| spec.fidelity == Fidelity::Exact) {
+        assert_eq!(texts(&model, &with(&model, &[spec.id.to_owned()]), &prompts), baseline, "{}", spec.id);
+    }
+}
+
+#[test]
+fn a_request_gets_the_same_text_alone_and_among_four() {
+    let model = decoder();
+    for spec in on_decoders() {
+        let plan = with(&model, &[spec.id.to_owned()]);
+        let together = texts(&model, &plan, &[4, 5, 6, 7]);
+        let alone: Vec<Vec<u32>> =
+            [4, 5, 6, 7].map(|prompt| texts(&model, &plan, &[prompt]).remove(0)).to_vec();
+        assert_eq!(together, alone, "{}", spec.id);
+    }
+}
+
+#[test]
+fn a_method_leaves_no_trace_on_the_model() {
+    let model = decoder();
+    let before = texts(&model, &with(&model, &[]), &[1, 2]);
+    for spec in on_decoders() {
+        texts(&model, &with(&model, &[spec.id.to_owned()]), &[1, 2]);
+        assert_eq!(texts(&model, &with(&model, &[]), &[1, 2]), before, "{}", spec.id);
+    }
+}
+
+#[test]
+fn the_ends_of_every_knob_and_every_pair_without_a_clash_run() {
+    let model = decoder();
+    for spec in on_decoders() {
+        for knob in spec.knobs {
+            for value in knob.kind.ends() {
+                let plan = with(&model, &[format!("{}:{}={value}", spec.id, knob.name)]);
+                assert_eq!(texts(&model, &plan, &[3])[0].len(), 40, "{} {}={value}", spec.id, knob.name);
+            }
+        }
+        for other in on_decoders().filter(|other| other.id > spec.id && clash(spec, other).is_none()) {
+            let plan = with(&model, &[spec.id.to_owned(), other.id.to_owned()]);
+            assert_eq!(texts(&model, &plan, &[3])[0].len(), 40, "{} {}", spec.id, other.id);
+        }
+    }
+}
