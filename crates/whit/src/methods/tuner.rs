@@ -84,7 +84,8 @@ impl Tuner {
     fn rate(&self, index: usize) -> Option<f64> {
         let known =
             |size: &Size| size.seconds.filter(|(_, step)| size.nodes == 0 || step + MEMORY > self.step);
-        let seconds = self.sizes[..=index].iter().rev().find_map(known)?.0;
+        let nearest = &self.sizes[index.saturating_sub(1)..=index];
+        let seconds = nearest.iter().rev().find_map(known)?.0;
         Some((1.0 + self.sizes[index].accepted) / seconds.max(1e-9))
     }
 }
@@ -110,7 +111,8 @@ mod tests {
     fn where_verification_is_free_the_largest_tree_wins() {
         let chosen = settle(20, [0, 1, 2, 3], |_| 1.0);
         assert_eq!(chosen[0], 0, "plain decoding is timed first");
-        assert!(chosen[2..].iter().all(|&nodes| nodes == 64), "{chosen:?}");
+        assert_eq!(chosen[1..4], [4, 16, 64], "sizes are tried from the smallest on");
+        assert!(chosen[4..].iter().all(|&nodes| nodes == 64), "{chosen:?}");
     }
 
     #[test]
