@@ -19,8 +19,8 @@ use crate::error::AppError;
 use crate::{interrupt, model, output};
 
 const PROMPTS: [&str; 3] = [
-    "/// Returns the number of bytes in the buffer.\npub fn len(&self) -> usize {\n",
     "impl<T> Iterator for Iter<T> {\n    type Item = T;\n\n    fn next(&mut self) -> Option<Self::Item> {\n",
+    "/// Returns the number of bytes in the buffer.\npub fn len(&self) -> usize {\n",
     "#[derive(Clone, Copy, Debug, PartialEq, Eq)]\npub enum Error {\n",
 ];
 
