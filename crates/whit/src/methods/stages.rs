@@ -1,5 +1,9 @@
 //! The moments at which the loops call methods, one small trait each. The state behind a trait
 //! belongs to one sequence and is dropped with it; nothing is stored on the model.
+//!
+//! The text loop calls [`Draft`] and [`Accept`]. [`PromptEdit`], [`KvPolicy`] and [`AttnPolicy`] are the
+//! agreed shapes of the stages whose first methods are still to come; no method may use them before the
+//! loop calls them.
 
 use std::fmt::{self, Debug};
 use std::ops::Range;

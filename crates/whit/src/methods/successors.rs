@@ -150,7 +150,7 @@ const PAPER: [&[u8]; 6] = [
 ];
 
 /// How likely the model's choice is to be the successor of each rank, by which nodes are ranked when
-/// a tree must be smaller than its template. Ours; measured shares differ little between models.
+/// a tree must be smaller than its template. Ours, and a guess: only their order matters.
 const SHARES: [f64; 8] = [0.45, 0.15, 0.08, 0.055, 0.04, 0.032, 0.026, 0.022];
 
 /// The shape of a tree: every node is a rank among its parent's successors. Smaller trees are made of

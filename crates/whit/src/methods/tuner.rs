@@ -74,12 +74,6 @@ impl Tuner {
         }
     }
 
-    /// What is known of each size: nodes, accepted nodes, and seconds where measured.
-    pub fn table(&self) -> Vec<(usize, f64, Option<f64>)> {
-        let row = |size: &Size| (size.nodes, size.accepted, size.seconds.map(|(mean, _)| mean));
-        self.sizes.iter().map(row).collect()
-    }
-
     /// Tokens a second with the size at `index`; none where nothing is known of its time.
     fn rate(&self, index: usize) -> Option<f64> {
         let known =
