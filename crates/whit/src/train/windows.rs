@@ -99,15 +99,14 @@ impl Windows {
         Ok(self.tokens[place * sequence..][..=sequence].to_vec())
     }
 
-    /// Samples of one kind of task, one after the other, until the row is full.
+    /// Samples of all kinds of task, one after the other, until the row is full.
     fn task_row(&self, tokenizer: &Tokenizer, random: &mut ChaCha8Rng) -> Result<Vec<u32>, TrainError> {
-        let kind = Task::ALL[random.random_range(0..Task::ALL.len())];
         let lines = Lines::new(self.pick(random));
         let mut tokens = Vec::with_capacity(2 * self.shape.sequence);
         while tokens.len() <= self.shape.sequence {
+            let kind = Task::ALL[random.random_range(0..Task::ALL.len())];
             let room = self.shape.sequence + 1 - tokens.len();
-            let bytes = random.random_range(32..=(2 * room).max(64));
-            let Sample { prompt, answer } = kind.sample(&lines, bytes, random);
+            let Sample { prompt, answer } = kind.sample(&lines, sample_bytes(room, random), random);
             tokens.extend(encode(tokenizer, &prompt)?);
             tokens.extend(encode(tokenizer, &answer)?);
             tokens.push(self.end);
@@ -129,6 +128,13 @@ pub(super) fn stream(seed: u64, purpose: u64, number: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ purpose.rotate_left(48));
     random.set_stream(number);
     random
+}
+
+/// The size of a sample for at most `room` tokens of about two bytes. Every doubling is as likely as the
+/// next, so that most samples are short and dense in what can be learnt from them.
+fn sample_bytes(room: usize, random: &mut ChaCha8Rng) -> usize {
+    let most = (2 * room).max(64) as f64;
+    (32.0 * (most / 32.0).powf(random.random::<f64>())) as usize
 }
 
 fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {

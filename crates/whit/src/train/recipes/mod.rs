@@ -1,4 +1,4 @@
-//! The recipes of the shipped models: one file each, one word in the list below.
+//! The recipes of the shipped models: one file for each family, one line in the list below.
 
 use super::language::LanguageRecipe;
 
@@ -14,15 +14,15 @@ pub struct Recipe {
 }
 
 macro_rules! recipes {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident: $($recipe:ident)*),* $(,)?) => {
         $(mod $name;)*
 
         /// Every recipe.
-        pub static RECIPES: &[Recipe] = &[$($name::RECIPE),*];
+        pub static RECIPES: &[Recipe] = &[$($($name::$recipe),*),*];
     };
 }
 
-recipes! { rust_lm }
+recipes! { rust_lm: RECIPE, recall_lm: RECIPE DRAFT }
 
 /// The recipe called `id`.
 pub fn find(id: &str) -> Option<&'static Recipe> {

@@ -1,7 +1,8 @@
 //! `rust-lm`: a small language model of Rust, in the Llama architecture.
 //!
 //! Its sizes are multiples of 256, so that every block-quantised type fits, and its bf16 file stays
-//! under 8 MB. One sequence in eight holds generated tasks: finding keys, copying, adding.
+//! under 8 MB. One sequence in three holds generated tasks: finding keys, copying, adding
+//! and the others of [`crate::world::tasks`].
 
 use serde_json::json;
 
@@ -19,7 +20,7 @@ pub(super) const RECIPE: Recipe = Recipe {
     language,
 };
 
-fn language() -> LanguageRecipe {
+pub(super) fn language() -> LanguageRecipe {
     LanguageRecipe {
         config: json!({
             "architectures": ["LlamaForCausalLM"],
@@ -43,11 +44,11 @@ fn language() -> LanguageRecipe {
         }),
         vocabulary: 2048,
         shape: Shape { rows: 4, sequence: 512 },
-        task_share: 0.125,
+        task_share: 0.35,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 4e-3, floor: 2e-4, warm_up: 100, steps: 10_000 },
+            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 7_000 },
             optimizer: AdamW::default(),
             parts: 1,
             checkpoint_every: 100,

@@ -1,0 +1,35 @@
+//! `recall-lm` and `recall-draft`: two language models of one family that were trained to find things in a
+//! long context, for judging what cache, attention and draft methods lose. Twelve layers and 2048 tokens
+//! of context, because some methods reuse in later layers what earlier ones chose; and a small draft of
+//! two layers with the same vocabulary.
+
+use serde_json::json;
+
+use super::{Recipe, rust_lm};
+use crate::train::language::LanguageRecipe;
+use crate::train::run::Settings;
+use crate::train::schedule::Schedule;
+use crate::train::windows::Shape;
+
+pub(super) const RECIPE: Recipe = Recipe {
+    id: "recall-lm",
+    summary: "a 7.6 M parameter language model that finds things in 2048 tokens of context",
+    language: || family(256, 12, Schedule { peak: 2e-3, floor: 1e-4, warm_up: 150, steps: 1_400 }),
+};
+
+pub(super) const DRAFT: Recipe = Recipe {
+    id: "recall-draft",
+    summary: "a 0.7 M parameter draft for recall-lm, with the same vocabulary",
+    language: || family(128, 2, Schedule { peak: 4e-3, floor: 2e-4, warm_up: 150, steps: 1_400 }),
+};
+
+fn family(width: usize, layers: usize, schedule: Schedule) -> LanguageRecipe {
+    let mut recipe = rust_lm::language();
+    recipe.config["hidden_size"] = json!(width);
+    recipe.config["intermediate_size"] = json!(2 * width);
+    recipe.config["num_hidden_layers"] = json!(layers);
+    recipe.config["head_dim"] = json!(width / 4);
+    recipe.config["max_position_embeddings"] = json!(2048);
+    let settings = Settings { schedule, ..recipe.settings };
+    LanguageRecipe { shape: Shape { rows: 2, sequence: 2048 }, task_share: 0.8, settings, ..recipe }
+}
