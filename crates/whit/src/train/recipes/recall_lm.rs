@@ -13,14 +13,14 @@ use crate::train::windows::Shape;
 
 pub(super) const RECIPE: Recipe = Recipe {
     id: "recall-lm",
-    summary: "a 7.6 M parameter language model that finds things in 2048 tokens of context",
-    language: || family(256, 12, Schedule { peak: 2e-3, floor: 1e-4, warm_up: 150, steps: 1_400 }),
+    summary: "a 2.2 M parameter language model that finds things in 2048 tokens of context",
+    language: || family(128, 12, Schedule { peak: 3e-3, floor: 1e-4, warm_up: 150, steps: 1_600 }),
 };
 
 pub(super) const DRAFT: Recipe = Recipe {
     id: "recall-draft",
-    summary: "a 0.7 M parameter draft for recall-lm, with the same vocabulary",
-    language: || family(128, 2, Schedule { peak: 4e-3, floor: 2e-4, warm_up: 150, steps: 1_400 }),
+    summary: "a 0.6 M parameter draft for recall-lm, with the same vocabulary",
+    language: || family(128, 2, Schedule { peak: 4e-3, floor: 2e-4, warm_up: 150, steps: 1_600 }),
 };
 
 fn family(width: usize, layers: usize, schedule: Schedule) -> LanguageRecipe {

@@ -48,7 +48,7 @@ pub(super) fn language() -> LanguageRecipe {
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 7_000 },
+            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 4_000 },
             optimizer: AdamW::default(),
             parts: 1,
             checkpoint_every: 100,
