@@ -5,7 +5,9 @@ use std::hint::black_box;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use whit_kernels::attention::{BitMatrix, Call, HeadView, Mask, Options, Wanted, attend, attention};
+use whit_kernels::attention::{
+    BitMatrix, Call, HeadView, Mask, Options, VerticalSlash, Wanted, attend, attention, vertical_slash,
+};
 
 /// Heads, kv heads and their width.
 const HEADS: [usize; 3] = [32, 8, 64];
@@ -80,5 +82,42 @@ fn training(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, inference, training);
+fn sparse(criterion: &mut Criterion) {
+    let [heads, kv_heads, head_dim] = HEADS;
+    let len = 4096;
+    let queries = numbers(len * heads * head_dim);
+    let keys = numbers(kv_heads * len * head_dim);
+    let view = |head: usize| HeadView {
+        keys: &keys[head * len * head_dim..],
+        values: &keys[head * len * head_dim..],
+        stride: head_dim,
+        value_stride: head_dim,
+        len,
+    };
+    let kv: Vec<_> = (0..kv_heads).map(view).collect();
+    let call = Call {
+        queries: &queries,
+        query_count: len,
+        heads,
+        head_dim,
+        kv: &kv,
+        scale: (head_dim as f32).sqrt().recip(),
+        softcap: None,
+        mask: Mask::Causal,
+        window: None,
+        key_bias: None,
+        wanted: Wanted::default(),
+    };
+    let columns = vec![(0..len / 2).step_by(4).collect(); kv_heads];
+    let pattern = VerticalSlash::new(512, columns);
+    let mut group = criterion.benchmark_group("prefill 4096");
+    group.sample_size(10);
+    group.bench_function("causal", |bencher| bencher.iter(|| attend(black_box(&call))));
+    group.bench_function("band of 512 and 512 columns", |bencher| {
+        bencher.iter(|| vertical_slash::attend(black_box(&call), &pattern))
+    });
+    group.finish();
+}
+
+criterion_group!(benches, inference, sparse, training);
 criterion_main!(benches);

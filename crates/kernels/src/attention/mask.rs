@@ -115,6 +115,8 @@ pub(super) struct Visible<'a> {
     pub allowed: Option<Allowed<'a>>,
     /// `[queries, queries]` for the last keys.
     pub tree: Option<&'a BitMatrix>,
+    /// For each query, how many of the first keys it sees.
+    pub ends: Option<&'a [usize]>,
     /// For each block, the keys whose bias is not `-inf`.
     pub unbarred: Option<&'a [u64]>,
 }
@@ -168,7 +170,11 @@ impl Visible<'_> {
     /// The keys of `query` by causal order and window.
     fn range(&self, query: usize) -> Range<usize> {
         let position = self.position(query);
-        let end = if self.causal { (position + 1).clamp(0, self.len as isize) } else { self.len as isize };
+        let end = match self.ends {
+            Some(ends) => ends[query] as isize,
+            None if self.causal => (position + 1).clamp(0, self.len as isize),
+            None => self.len as isize,
+        };
         let window = isize::try_from(self.window).unwrap_or(isize::MAX);
         let start = position.saturating_sub(window).saturating_add(1).clamp(0, end);
         start as usize..end as usize

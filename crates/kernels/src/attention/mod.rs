@@ -26,6 +26,7 @@ mod mask;
 pub mod reference;
 mod tensor;
 mod tile;
+pub mod vertical_slash;
 
 use crate::simd::Level;
 use columns::Columns;
@@ -35,6 +36,7 @@ use tile::{Kernels, Score};
 
 pub use mask::BitMatrix;
 pub use tensor::{Options, attention};
+pub use vertical_slash::VerticalSlash;
 
 #[cfg(test)]
 mod tests;
@@ -253,6 +255,7 @@ impl Call<'_> {
             window: self.window.unwrap_or(usize::MAX),
             allowed,
             tree,
+            ends: None,
             unbarred,
         }
     }

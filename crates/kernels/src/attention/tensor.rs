@@ -136,6 +136,7 @@ impl Flash {
                         .as_ref()
                         .map(|mask| mask.of(index / kv_heads, index % kv_heads, kv_heads)),
                     tree: None,
+                    ends: None,
                     unbarred: bias.map(|bias| &bias.unbarred[..]),
                 },
                 bias,
