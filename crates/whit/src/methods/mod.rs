@@ -17,6 +17,7 @@
 //! ```
 
 mod error;
+pub mod importance;
 mod knobs;
 #[path = "list.rs"] // so that the `mod` lines inside are relative to this folder
 mod list;
