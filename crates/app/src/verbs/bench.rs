@@ -1,9 +1,12 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+use whit::generate::Request;
+use whit::generate::prompt::Written;
 use whit::generate::text::TextModel;
-use whit::load::{LoadError, ModelFiles, write_atomic};
+use whit::load::{LoadError, ModelFiles, Tokenizer, write_atomic};
 use whit::measure::record::{Record, Setting};
 use whit::measure::text::{TextTask, Variant};
 use whit::measure::write;
@@ -106,8 +109,14 @@ struct Subject {
     name: String,
     decoder: Decoder,
     facts: ModelFacts,
-    text: Option<Vec<u32>>,
+    text: Option<Text>,
     trained: bool,
+}
+
+/// The text that a subject is measured on.
+struct Text {
+    ids: Vec<u32>,
+    tokenizer: Arc<Tokenizer>,
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
@@ -171,7 +180,7 @@ impl TextArguments {
             None => SAMPLE.to_owned(),
         };
         let model: TextModel = self.arguments(&name).open(files, context)?;
-        let text = model.tokenizer.encode(&text, true)?;
+        let text = Text { ids: model.tokenizer.encode(&text, true)?, tokenizer: model.tokenizer };
         Ok(Subject { name, decoder: model.decoder, facts, text: Some(text), trained: true })
     }
 
@@ -193,24 +202,30 @@ impl TextArguments {
 
     fn measure(&self, subject: &Subject, variants: Vec<Variant>) -> Result<Vec<Record>, AppError> {
         let bar = model::bar((variants.len() as u64 + 1) * (self.rounds as u64 + 1), "measuring");
-        let vocabulary = subject.facts.vocabulary as u32;
-        let random = (0..self.prompt as u32).map(|index| index.wrapping_mul(2_654_435_761) % vocabulary);
-        let prompt = match &subject.text {
-            Some(text) => text.iter().copied().cycle().take(self.prompt).collect(),
-            None => random.collect(),
-        };
         let task = TextTask {
             model: &subject.decoder,
-            prompts: vec![prompt],
+            prompts: vec![self.request(subject)?],
             new_tokens: self.decode,
             rounds: self.rounds,
-            held_out: subject.text.clone().filter(|_| self.text.is_some()),
+            held_out: subject.text.as_ref().filter(|_| self.text.is_some()).map(|text| text.ids.clone()),
             setting: Setting::here(subject.name.clone(), self.dtype.clone(), subject.trained, self.rounds),
         };
         let baseline = Plan::new(&Selection::parse::<&str>(&[])?, &subject.facts)?;
         let records = task.measure(baseline, variants, &|| bar.inc(1))?;
         bar.finish_and_clear();
         Ok(records)
+    }
+
+    /// The start of the text, as text, so that methods may cut it; random tokens where there is none.
+    fn request(&self, subject: &Subject) -> Result<Request, AppError> {
+        let vocabulary = subject.facts.vocabulary as u32;
+        let Some(Text { ids, tokenizer }) = &subject.text else {
+            let random = (0..self.prompt as u32).map(|index| index.wrapping_mul(2_654_435_761) % vocabulary);
+            return Ok(Request { prompt: random.collect(), ..Request::default() });
+        };
+        let ids: Vec<u32> = ids.iter().copied().cycle().take(self.prompt).collect();
+        let text = tokenizer.decode(&ids, true)?;
+        Ok(Request::written(Written::plain(&text, Arc::clone(tokenizer)))?)
     }
 
     fn print(&self, records: &[Record], context: &Context) -> Result<(), AppError> {

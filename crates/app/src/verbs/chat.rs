@@ -162,10 +162,10 @@ impl Chat<'_> {
         interrupted.store(false, Ordering::SeqCst);
         let mut scheduler = Scheduler::new(&self.model.decoder);
         let request = Request {
-            prompt: self.model.conversation(&self.with_system())?,
             max_tokens: self.max_tokens,
             sampling: self.sampling.clone(),
             stop_tokens: self.model.stop_tokens(),
+            ..Request::written(self.model.conversation(&self.with_system())?)?
         };
         let id = match scheduler.add(request, self.plan.begin()) {
             Ok(id) => id,

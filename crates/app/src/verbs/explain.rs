@@ -55,7 +55,7 @@ fn section(title: &str, body: &str) -> String {
 
 fn knobs(spec: &Spec) -> String {
     let rows = spec.knobs.iter().map(|knob| {
-        let off = knob.off.map(|off| format!("; {off} switches the method off")).unwrap_or_default();
+        let off = knob.off.as_ref().map(|off| format!("; {off} switches the method off")).unwrap_or_default();
         format!("{} = {} ({})\n    {}{off}", knob.name, knob.default, knob.kind, knob.help)
     });
     rows.collect::<Vec<_>>().join("\n")

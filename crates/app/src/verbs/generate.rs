@@ -55,6 +55,8 @@ struct Answer {
 /// What an answer cost.
 #[derive(Debug, Default, Serialize)]
 struct Timings {
+    original_tokens: usize,
+    edit_seconds: f64,
     prompt_tokens: usize,
     prompt_seconds: f64,
     prompt_tokens_per_second: f64,
@@ -127,10 +129,10 @@ impl Arguments {
         scheduler: &mut Scheduler<'_>,
     ) -> Result<Job, AppError> {
         let request = Request {
-            prompt: model.prompt(&prompt, self.chat)?,
             max_tokens: self.max_tokens,
             sampling: self.sampling.resolve(&model.generation)?,
             stop_tokens: model.stop_tokens(),
+            ..Request::written(model.prompt(&prompt, self.chat)?)?
         };
         let id = scheduler.add(request, plan.begin())?;
         Ok(Job { id, prompt, stream: model.stream(self.stop.clone()), tokens: Vec::new(), finish: None })
@@ -194,9 +196,14 @@ impl From<Statistics> for Timings {
         let rate = |count: usize, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let decoded = statistics.new_tokens.saturating_sub(1);
         Self {
+            original_tokens: statistics.original_tokens,
+            edit_seconds: statistics.edit_seconds,
             prompt_tokens: statistics.prompt_tokens,
             prompt_seconds: statistics.prompt_seconds,
-            prompt_tokens_per_second: rate(statistics.prompt_tokens, statistics.prompt_seconds),
+            prompt_tokens_per_second: rate(
+                statistics.prompt_tokens,
+                statistics.prompt_seconds - statistics.edit_seconds,
+            ),
             new_tokens: statistics.new_tokens,
             decode_seconds: statistics.decode_seconds,
             decode_tokens_per_second: rate(decoded, statistics.decode_seconds),
@@ -212,8 +219,12 @@ impl Timings {
     /// One line for people, after the text.
     fn line(&self) -> String {
         let draft = self.draft.as_ref().map_or(String::new(), |draft| format!("; {draft}"));
+        let cut = match self.original_tokens {
+            original if original == self.prompt_tokens => String::new(),
+            original => format!("of {original} (cut in {:.2} s) ", self.edit_seconds),
+        };
         format!(
-            "[prompt {} tokens at {:.0}/s; {} tokens at {:.1}/s{draft}]",
+            "[prompt {} {cut}tokens at {:.0}/s; {} tokens at {:.1}/s{draft}]",
             self.prompt_tokens, self.prompt_tokens_per_second, self.new_tokens, self.decode_tokens_per_second
         )
     }

@@ -57,14 +57,14 @@ fn plan(methods: &[&str], facts: &ModelFacts) -> Result<Plan, AppError> {
     Ok(Plan::new(&Selection::parse(methods)?, facts)?)
 }
 
-fn prompts(model: &TextModel) -> Result<Vec<Vec<u32>>, AppError> {
-    let prompts = PROMPTS.iter().map(|prompt| model.prompt(prompt, false));
+fn prompts(model: &TextModel) -> Result<Vec<Request>, AppError> {
+    let prompts = PROMPTS.iter().map(|prompt| Request::written(model.prompt(prompt, false)?));
     Ok(prompts.collect::<Result<_, _>>()?)
 }
 
-fn complete(model: &TextModel, plan: &Plan, prompt: &[u32]) -> Result<Text, AppError> {
+fn complete(model: &TextModel, plan: &Plan, prompt: &Request) -> Result<Text, AppError> {
     let mut scheduler = Scheduler::new(&model.decoder);
-    let request = Request { prompt: prompt.to_vec(), max_tokens: TOKENS, ..Request::default() };
+    let request = Request { max_tokens: TOKENS, ..prompt.clone() };
     scheduler.add(request, plan.begin())?;
     let mut stream = model.stream(Vec::new());
     let mut pieces = Vec::new();
@@ -87,7 +87,7 @@ fn measure(
     model: &TextModel,
     plain: Plan,
     recycling: &Plan,
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<Request>,
 ) -> Result<Vec<Record>, AppError> {
     let bar = model::bar(2 * (ROUNDS as u64 + 1), "measuring");
     let task = TextTask {

@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod forward;
+pub mod prompt;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
@@ -14,6 +15,7 @@ pub use sequence::{Event, Finish, Request, Statistics};
 
 use thiserror::Error;
 
+use crate::load::LoadError;
 use crate::methods::MethodError;
 use sampler::SamplingError;
 
@@ -47,6 +49,9 @@ pub enum GenerateError {
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// A text cannot be turned into tokens.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// A method refused.
     #[error(transparent)]
     Method(#[from] MethodError),

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 
 use super::GenerateError;
 use super::cache::{CacheShape, KvCache};
+use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
+use crate::load::LoadError;
 use crate::methods::{Accepted, Stages, TokenTree, Verified};
 use crate::nn::decoder::DecoderConfig;
 
@@ -13,12 +15,24 @@ use crate::nn::decoder::DecoderConfig;
 pub struct Request {
     /// The tokens to continue.
     pub prompt: Vec<u32>,
+    /// The text that they came from, if methods may cut it.
+    pub written: Option<Written>,
     /// The most tokens to add.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Tokens that end the text; they are not part of it.
     pub stop_tokens: Vec<u32>,
+}
+
+impl Request {
+    /// A request to continue a text, everything else as it is by default.
+    ///
+    /// # Errors
+    /// If the text cannot be encoded.
+    pub fn written(written: Written) -> Result<Self, LoadError> {
+        Ok(Self { prompt: written.ids()?, written: Some(written), ..Self::default() })
+    }
 }
 
 /// Why a sequence ended.
@@ -57,7 +71,9 @@ pub struct Event {
 /// What a sequence has cost so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt before methods shortened it.
+    pub original_tokens: usize,
+    /// Tokens of the prompt that were read.
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub new_tokens: usize,
@@ -65,8 +81,10 @@ pub struct Statistics {
     pub decode_passes: usize,
     /// Tokens that went through the model in those passes, drafted ones included.
     pub decode_rows: usize,
-    /// Seconds until the prompt was read and the first token chosen.
+    /// Seconds until the prompt was shortened and read and the first token chosen.
     pub prompt_seconds: f64,
+    /// Those of them that methods took to shorten it.
+    pub edit_seconds: f64,
     /// Seconds of all later passes.
     pub decode_seconds: f64,
     /// Bytes of the cache at the end.
@@ -78,11 +96,13 @@ pub struct Statistics {
 impl Statistics {
     /// Adds the cost of another sequence that ran after this one.
     pub fn add(&mut self, other: &Self) {
+        self.original_tokens += other.original_tokens;
         self.prompt_tokens += other.prompt_tokens;
         self.new_tokens += other.new_tokens;
         self.decode_passes += other.decode_passes;
         self.decode_rows += other.decode_rows;
         self.prompt_seconds += other.prompt_seconds;
+        self.edit_seconds += other.edit_seconds;
         self.decode_seconds += other.decode_seconds;
         self.cache_bytes = self.cache_bytes.max(other.cache_bytes);
         self.draft = other.draft.clone().or(self.draft.take());
@@ -136,10 +156,11 @@ impl Work {
 impl Sequence {
     pub(super) fn new(
         id: usize,
-        request: Request,
-        stages: Stages,
+        mut request: Request,
+        mut stages: Stages,
         config: &DecoderConfig,
     ) -> Result<Self, GenerateError> {
+        let cut = prompt::edit(&mut request, &mut stages.prompt_edits)?;
         check(&request, config)?;
         let shape =
             CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
@@ -153,7 +174,13 @@ impl Sequence {
             limit: request.prompt.len() + max_tokens,
             vocabulary: config.vocab_size,
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
-            statistics: Statistics { prompt_tokens: request.prompt.len(), ..Statistics::default() },
+            statistics: Statistics {
+                original_tokens: cut.original,
+                prompt_tokens: request.prompt.len(),
+                prompt_seconds: cut.seconds,
+                edit_seconds: cut.seconds,
+                ..Statistics::default()
+            },
             request,
             stages,
         })

@@ -6,7 +6,9 @@ use whit_kernels::op;
 use super::cache::{CacheShape, KvCache};
 use super::forward::{Span, forward};
 use super::{Finish, Request, Sampling, Scheduler, Statistics};
-use crate::methods::{ModelFacts, Plan, Selection, TokenTree};
+use crate::methods::{
+    Edited, MethodError, ModelFacts, Plan, Prompt, PromptEdit, Selection, Stage, Stages, TokenTree,
+};
 use crate::nn::activation::Activation;
 use crate::nn::decoder::{Biases, Decoder, DecoderConfig, NormConfig, Positions};
 use crate::nn::rotary::{RotaryConfig, Scaling};
@@ -253,4 +255,27 @@ fn logits(model: &Decoder, span: Span<'_>) -> Vec<f32> {
 
 fn close(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4)
+}
+
+#[test]
+fn a_shortened_prompt_is_counted_and_gives_the_text_of_the_short_one() {
+    #[derive(Debug)]
+    struct Half;
+    impl PromptEdit for Half {
+        fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError> {
+            Ok(Edited::Kept((0..prompt.ids.len()).step_by(2).collect()))
+        }
+    }
+    let model = model(config(2, 64));
+    let long: Vec<u32> = (0..600).map(|i| i * 7 % 101).collect();
+    let short: Vec<u32> = long.iter().copied().step_by(2).collect();
+    let mut scheduler = Scheduler::new(&model);
+    let stages = Stages::from_iter([Stage::PromptEdit(Box::new(Half))]);
+    let request = |prompt| Request { prompt, max_tokens: 20, ..Request::default() };
+    let id = scheduler.add(request(long), stages).unwrap();
+    let mut text: Vec<u32> = Vec::new();
+    scheduler.run(|_, event| text.extend(&event.tokens)).unwrap();
+    assert_eq!(text, tokens(&model, &plan(&[]), &request(short)));
+    let statistics = scheduler.statistics(id).unwrap();
+    assert_eq!((statistics.original_tokens, statistics.prompt_tokens), (600, 300));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::prompt::Written;
 use crate::load::{ChatTemplate, GenerationConfig, LoadError, Message, ModelFiles, Tokenizer};
 use crate::models::{self, ModelError};
 use crate::nn::decoder::Decoder;
@@ -62,30 +63,30 @@ impl TextModel {
         })
     }
 
-    /// The tokens of a prompt: a plain text, or the first message of a conversation.
+    /// A prompt as it is written for the model: a plain text, or the first message of a conversation.
     ///
     /// # Errors
-    /// If the text cannot be encoded, or the chat template fails.
-    pub fn prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, LoadError> {
+    /// If the chat template fails.
+    pub fn prompt(&self, text: &str, chat: bool) -> Result<Written, LoadError> {
         if chat {
             self.conversation(&[Message::new("user", text)])
         } else {
-            self.tokenizer.encode(text, true)
+            Ok(Written::plain(text, Arc::clone(&self.tokenizer)))
         }
     }
 
-    /// The tokens of a conversation up to where the model should answer. Without a chat template the
-    /// messages are joined, one a line.
+    /// A conversation as it is written for the model, up to where it should answer. Without a chat template
+    /// the messages are joined, one a line.
     ///
     /// # Errors
-    /// If the text cannot be encoded, or the chat template fails.
-    pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>, LoadError> {
+    /// If the chat template fails.
+    pub fn conversation(&self, messages: &[Message]) -> Result<Written, LoadError> {
+        let tokenizer = Arc::clone(&self.tokenizer);
         match &self.chat_template {
-            // Templates write their special tokens themselves.
-            Some(template) => self.tokenizer.encode(&template.render(messages, true)?, false),
+            Some(template) => Written::conversation(messages, template, tokenizer),
             None => {
                 let lines: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
-                self.tokenizer.encode(&lines.join("\n"), true)
+                Ok(Written::plain(&lines.join("\n"), tokenizer))
             }
         }
     }

@@ -31,7 +31,7 @@ pub use gguf::GgufError;
 pub use hub::HubError;
 pub use safetensors::{Safetensors, SafetensorsError};
 pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Encoded, Tokenizer};
 
 /// How [`open`] may find a model.
 #[derive(Debug, Clone, Default)]

@@ -1,10 +1,12 @@
 //! Text to token ids and back, including the exact bytes of a single token.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
+use tokenizers::Encoding;
 
 use super::file::{TOKENIZER_LIMIT, read_bounded};
 use super::{LoadError, Source};
@@ -18,6 +20,9 @@ pub struct Tokenizer {
     special: BTreeSet<u32>,
     added: BTreeSet<u32>,
 }
+
+/// Tokens, and the bytes that each of them stands for.
+pub type Encoded = (Vec<u32>, Vec<Range<usize>>);
 
 /// How the text of a vocabulary entry stands for bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,14 +93,18 @@ impl Tokenizer {
     /// # Errors
     /// [`LoadError::Encoding`].
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, LoadError> {
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special)));
-        match encoded {
-            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
-            Ok(Err(reason)) => Err(LoadError::Encoding { reason: reason.to_string() }),
-            Err(_) => {
-                Err(LoadError::Encoding { reason: "the tokenizer's parts contradict each other".into() })
-            }
-        }
+        encoding(|| self.inner.encode_fast(text, add_special)).map(|encoding| encoding.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode`], with the bytes of `text` that each token stands for; a special token that
+    /// was added stands for none.
+    ///
+    /// # Errors
+    /// [`LoadError::Encoding`].
+    pub fn encode_with_spans(&self, text: &str, add_special: bool) -> Result<Encoded, LoadError> {
+        let encoding = encoding(|| self.inner.encode(text, add_special))?;
+        let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((encoding.get_ids().to_vec(), spans))
     }
 
     /// Text of token ids; bytes that are no UTF-8 become `U+FFFD`.
@@ -152,6 +161,15 @@ impl Tokenizer {
     /// The library's tokenizer.
     pub fn inner(&self) -> &tokenizers::Tokenizer {
         &self.inner
+    }
+}
+
+/// Runs the library's encoder, whose panics become errors too.
+fn encoding(encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Encoding, LoadError> {
+    match catch_unwind(AssertUnwindSafe(encode)) {
+        Ok(Ok(encoding)) => Ok(encoding),
+        Ok(Err(reason)) => Err(LoadError::Encoding { reason: reason.to_string() }),
+        Err(_) => Err(LoadError::Encoding { reason: "the tokenizer's parts contradict each other".into() }),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::nn::decoder::Decoder;
 pub struct TextTask<'m> {
     /// The model.
     pub model: &'m Decoder,
-    /// Prompts; all of them are continued one after the other in every run.
-    pub prompts: Vec<Vec<u32>>,
+    /// What to continue; all of them one after the other in every run.
+    pub prompts: Vec<Request>,
     /// Tokens to add to each.
     pub new_tokens: usize,
     /// Rounds to time, after one that is not counted.
@@ -72,8 +72,7 @@ impl TextTask<'_> {
         let mut total = Run::default();
         for prompt in &self.prompts {
             let mut scheduler = Scheduler::new(self.model);
-            let request =
-                Request { prompt: prompt.clone(), max_tokens: self.new_tokens, ..Request::default() };
+            let request = Request { max_tokens: self.new_tokens, ..prompt.clone() };
             let id = scheduler.add(request, plan.begin())?;
             scheduler.run(|_, event| total.tokens.extend(&event.tokens))?;
             total.statistics.add(&scheduler.statistics(id).unwrap_or_default());
@@ -84,8 +83,9 @@ impl TextTask<'_> {
     fn record(&self, variant: &Variant, runs: &[Run], baseline: &[Run], loss: Option<f64>) -> Record {
         let seconds =
             |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.statistics.decode_seconds).collect() };
-        let first: Vec<f64> = runs.iter().map(|run| run.statistics.prompt_seconds).collect();
-        let (first, decode) = (Spread::of(&first), Spread::of(&seconds(runs)));
+        let prompt =
+            |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.statistics.prompt_seconds).collect() };
+        let (first, decode) = (Spread::of(&prompt(runs)), Spread::of(&seconds(runs)));
         let last = runs.last().cloned().unwrap_or_default();
         let statistics = &last.statistics;
         let decoded = statistics.new_tokens.saturating_sub(self.prompts.len()) as f64;
@@ -96,9 +96,11 @@ impl TextTask<'_> {
             task: "text",
             setting: self.setting.clone(),
             methods: variant.name.clone(),
+            original_tokens: statistics.original_tokens,
             prompt_tokens: statistics.prompt_tokens,
             new_tokens: statistics.new_tokens,
             first_token_seconds: first,
+            first_token_speedup: pairs::ratio(&prompt(baseline), &prompt(runs)),
             prompt_rate: rate(statistics.prompt_tokens as f64, first.median),
             decode_seconds: decode,
             decode_rate: rate(decoded, decode.median),

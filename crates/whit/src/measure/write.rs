@@ -9,8 +9,9 @@ use super::record::Record;
 type Column = (&'static str, fn(&Record) -> String);
 
 /// The columns of the tables, with how a record fills them.
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     ("methods", |record| record.methods.clone()),
+    ("prompt", |record| record.prompt_tokens.to_string()),
     ("first token (s)", |record| format!("{:.3}", record.first_token_seconds.median)),
     ("prompt (tokens/s)", |record| format!("{:.1}", record.prompt_rate)),
     ("decode (tokens/s)", |record| format!("{:.1}", record.decode_rate)),
@@ -49,8 +50,8 @@ pub fn markdown(records: &[Record]) -> String {
 /// Comma-separated values with full precision.
 pub fn csv(records: &[Record]) -> String {
     let mut text = String::from(
-        "time,model,dtype,trained,threads,processor,methods,prompt_tokens,new_tokens,first_token_seconds,\
-         prompt_rate,decode_seconds,decode_spread,decode_rate,speedup,tokens_per_pass,decode_gmacs,cache_bytes,\
+        "time,model,dtype,trained,threads,processor,methods,original_tokens,prompt_tokens,new_tokens,\
+         first_token_seconds,first_token_speedup,prompt_rate,decode_seconds,decode_spread,decode_rate,speedup,tokens_per_pass,decode_gmacs,cache_bytes,\
          weight_bytes,peak_bytes,agreement,loss,warnings\n",
     );
     for record in records {
@@ -63,9 +64,11 @@ pub fn csv(records: &[Record]) -> String {
             setting.threads.to_string(),
             quoted(&setting.processor),
             quoted(&record.methods),
+            record.original_tokens.to_string(),
             record.prompt_tokens.to_string(),
             record.new_tokens.to_string(),
             record.first_token_seconds.median.to_string(),
+            record.first_token_speedup.median.to_string(),
             record.prompt_rate.to_string(),
             record.decode_seconds.median.to_string(),
             record.decode_seconds.spread.to_string(),

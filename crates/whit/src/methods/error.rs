@@ -94,6 +94,20 @@ pub enum MethodError {
         /// Why, with the range that would fit.
         reason: String,
     },
+    /// A cut of the prompt that may not be.
+    #[error("a method cut the prompt in a way that it may not: {found}")]
+    Edit {
+        /// What it did.
+        found: String,
+    },
+    /// Something that the method needs failed.
+    #[error("method `{method}`: {reason}")]
+    Failed {
+        /// The method.
+        method: &'static str,
+        /// What went wrong, where.
+        reason: String,
+    },
     /// A draft that is not a tree.
     #[error("the drafted tokens are no tree: {0}")]
     Tree(#[from] TreeError),
@@ -119,6 +133,8 @@ impl MethodError {
             Self::Malformed { .. } => "write `--with id` or `--with id:knob=value,knob=value`".into(),
             Self::Clash { first, second, .. } => format!("leave out `{first}` or `{second}`"),
             Self::WrongModel { .. } => "`whit methods` shows what each works on".into(),
+            Self::Failed { method, .. } => format!("`whit explain {method}` says what it needs"),
+            Self::Edit { .. } => "this is a fault of the method: leave it out and report it".into(),
             Self::Tree(_) => "this is a fault of the drafting method: leave it out and report it".into(),
         }
     }

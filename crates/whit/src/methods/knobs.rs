@@ -16,7 +16,7 @@ pub struct Knobs {
 impl Knobs {
     /// All knobs at their defaults.
     pub fn defaults(spec: &'static Spec) -> Self {
-        Self { spec, values: spec.knobs.iter().map(|knob| knob.default).collect() }
+        Self { spec, values: spec.knobs.iter().map(|knob| knob.default.clone()).collect() }
     }
 
     /// The method that they belong to.
@@ -25,13 +25,13 @@ impl Knobs {
     }
 
     /// Each knob with its value.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static Knob, Value)> {
-        self.spec.knobs.iter().zip(self.values.iter().copied())
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Knob, &Value)> {
+        self.spec.knobs.iter().zip(&self.values)
     }
 
     /// Whether some knob is at the value that switches the method off.
     pub fn is_off(&self) -> bool {
-        self.iter().any(|(knob, value)| knob.off == Some(value))
+        self.iter().any(|(knob, value)| knob.off.as_ref() == Some(value))
     }
 
     /// Sets one knob.
@@ -40,7 +40,7 @@ impl Knobs {
     /// If there is no such knob, or it does not take the value.
     pub fn set(&mut self, name: &str, value: Value) -> Result<(), MethodError> {
         let (index, knob) = self.find(name)?;
-        if !knob.kind.allows(value) {
+        if !knob.kind.allows(&value) {
             return Err(self.bad_value(knob, value.to_string()));
         }
         self.values[index] = value;
@@ -88,7 +88,7 @@ impl Knobs {
     /// If the method has no such knob of that kind: a slip in the method's own file.
     pub fn int(&self, name: &str) -> usize {
         match self.get(name) {
-            Some(Value::Int(value)) => value,
+            Some(Value::Int(value)) => *value,
             other => self.slip(name, other),
         }
     }
@@ -99,7 +99,7 @@ impl Knobs {
     /// As [`Knobs::int`].
     pub fn float(&self, name: &str) -> f64 {
         match self.get(name) {
-            Some(Value::Float(value)) => value,
+            Some(Value::Float(value)) => *value,
             other => self.slip(name, other),
         }
     }
@@ -121,7 +121,18 @@ impl Knobs {
     /// As [`Knobs::int`].
     pub fn flag(&self, name: &str) -> bool {
         match self.get(name) {
-            Some(Value::Flag(value)) => value,
+            Some(Value::Flag(value)) => *value,
+            other => self.slip(name, other),
+        }
+    }
+
+    /// The text of a text knob.
+    ///
+    /// # Panics
+    /// As [`Knobs::int`].
+    pub fn text(&self, name: &str) -> &str {
+        match self.get(name) {
+            Some(Value::Text(value)) => value,
             other => self.slip(name, other),
         }
     }
@@ -132,11 +143,11 @@ impl Knobs {
         MethodError::Unfit { method: self.spec.id, knob, value, reason: reason.into() }
     }
 
-    fn get(&self, name: &str) -> Option<Value> {
+    fn get(&self, name: &str) -> Option<&Value> {
         self.iter().find(|(knob, _)| knob.name == name).map(|(_, value)| value)
     }
 
-    fn slip(&self, name: &str, found: Option<Value>) -> ! {
+    fn slip(&self, name: &str, found: Option<&Value>) -> ! {
         panic!("method `{}` reads its knob `{name}` in a wrong way: it holds {found:?}", self.spec.id)
     }
 

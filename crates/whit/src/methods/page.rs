@@ -58,13 +58,14 @@ pub fn examples(spec: &Spec) -> Vec<String> {
 
 /// A value other than the default, to show how a knob is set.
 fn another_value(knob: &Knob) -> Value {
-    match (knob.kind, knob.default) {
+    match (knob.kind, knob.default.clone()) {
         (Kind::Int { min, max }, _) => Value::Int(min.midpoint(max)),
         (Kind::Float { min, max }, _) => Value::Float(min.midpoint(max)),
         (Kind::Ratio, _) => Value::Float(0.5),
         (Kind::Flag, default) => Value::Flag(default != Value::Flag(true)),
+        (Kind::Text { .. }, _) => Value::Text("TEXT".into()),
         (kind @ Kind::Choice { .. }, default) => {
-            kind.ends().into_iter().find(|&value| value != default).unwrap_or(default)
+            kind.ends().into_iter().find(|value| *value != default).unwrap_or(default)
         }
     }
 }
@@ -108,7 +109,7 @@ fn knob_table(spec: &Spec) -> String {
     let mut table =
         String::from("| knob | takes | default | off at | what it does |\n|---|---|---|---|---|\n");
     for knob in spec.knobs {
-        let off = knob.off.map(|off| off.to_string()).unwrap_or_default();
+        let off = knob.off.as_ref().map(ToString::to_string).unwrap_or_default();
         let (name, kind) = (format!("`{}`", knob.name), knob.kind.to_string());
         line(&mut table, &[&name, &kind, &knob.default.to_string(), &off, knob.help]);
     }

@@ -104,7 +104,7 @@ fn parse_one(text: &str) -> Result<Knobs, MethodError> {
     }
     let mut knobs = Knobs::defaults(find(id)?);
     let mut seen = Vec::new();
-    for setting in rest.iter().flat_map(|rest| rest.split(',')) {
+    for setting in rest.into_iter().flat_map(settings) {
         let (name, value) = match setting.split_once('=') {
             Some((name, value)) => (name.trim(), Some(value.trim())),
             None => (setting.trim(), None),
@@ -122,6 +122,21 @@ fn parse_one(text: &str) -> Result<Knobs, MethodError> {
         }
     }
     Ok(knobs)
+}
+
+/// The parts between commas; a comma behind a backslash parts nothing.
+fn settings(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, letter) in text.char_indices() {
+        if letter == ',' && !escaped {
+            parts.push(&text[start..at]);
+            start = at + 1;
+        }
+        escaped = letter == '\\' && !escaped;
+    }
+    parts.push(&text[start..]);
+    parts
 }
 
 fn one_from_json(id: &str, json: &serde_json::Value) -> Result<Knobs, MethodError> {

@@ -1,6 +1,7 @@
 //! What a method is, said once. Command line, HTTP, documentation, plans and the conformance suite
 //! are all derived from the [`Spec`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -262,10 +263,15 @@ pub enum Kind {
     },
     /// Yes or no.
     Flag,
+    /// Any text.
+    Text {
+        /// What the text is: `a model folder`, say.
+        what: &'static str,
+    },
 }
 
 /// The value of a knob.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
     /// Of [`Kind::Int`].
@@ -276,6 +282,8 @@ pub enum Value {
     Choice(&'static str),
     /// Of [`Kind::Flag`].
     Flag(bool),
+    /// Of [`Kind::Text`].
+    Text(Cow<'static, str>),
 }
 
 impl fmt::Display for Value {
@@ -285,6 +293,7 @@ impl fmt::Display for Value {
             Self::Float(value) => f.pad(&value.to_string()),
             Self::Choice(value) => f.pad(value),
             Self::Flag(value) => f.pad(if *value { "true" } else { "false" }),
+            Self::Text(value) => f.pad(&escape(value)),
         }
     }
 }
@@ -297,6 +306,7 @@ impl fmt::Display for Kind {
             Self::Float { min, max } => write!(f, "a number from {min} to {max}"),
             Self::Choice { options } => write!(f, "one of {}", options.join(", ")),
             Self::Flag => write!(f, "true or false"),
+            Self::Text { what } => f.write_str(what),
         }
     }
 }
@@ -313,14 +323,18 @@ impl Kind {
                 "false" | "off" | "no" => false,
                 _ => return None,
             }),
+            Self::Text { .. } => Value::Text(unescape(text).into()),
         };
-        self.allows(value).then_some(value)
+        self.allows(&value).then_some(value)
     }
 
     /// Reads a value from JSON; `None` if it is not one of this kind.
     pub fn from_json(self, value: &serde_json::Value) -> Option<Value> {
         match value {
             serde_json::Value::String(text) if matches!(self, Self::Choice { .. }) => self.parse(text),
+            serde_json::Value::String(text) if matches!(self, Self::Text { .. }) => {
+                Some(Value::Text(text.clone().into()))
+            }
             serde_json::Value::Bool(_) if self == Self::Flag => self.parse(&value.to_string()),
             serde_json::Value::Number(_) => self.parse(&value.to_string()),
             _ => None,
@@ -328,13 +342,13 @@ impl Kind {
     }
 
     /// Whether `value` is one of this kind and in its range.
-    pub fn allows(self, value: Value) -> bool {
+    pub fn allows(self, value: &Value) -> bool {
         match (self, value) {
-            (Self::Int { min, max }, Value::Int(value)) => (min..=max).contains(&value),
-            (Self::Ratio, Value::Float(value)) => (0.0..=1.0).contains(&value),
-            (Self::Float { min, max }, Value::Float(value)) => (min..=max).contains(&value),
-            (Self::Choice { options }, Value::Choice(value)) => options.contains(&value),
-            (Self::Flag, Value::Flag(_)) => true,
+            (Self::Int { min, max }, Value::Int(value)) => (min..=max).contains(value),
+            (Self::Ratio, Value::Float(value)) => (0.0..=1.0).contains(value),
+            (Self::Float { min, max }, Value::Float(value)) => (min..=max).contains(value),
+            (Self::Choice { options }, Value::Choice(value)) => options.contains(value),
+            (Self::Flag, Value::Flag(_)) | (Self::Text { .. }, Value::Text(_)) => true,
             _ => false,
         }
     }
@@ -347,8 +361,32 @@ impl Kind {
             Self::Float { min, max } => vec![Value::Float(min), Value::Float(max)],
             Self::Choice { options } => options.iter().map(|option| Value::Choice(option)).collect(),
             Self::Flag => vec![Value::Flag(false), Value::Flag(true)],
+            Self::Text { .. } => vec![Value::Text("".into())],
         }
     }
+}
+
+/// Reads the escapes of a text on the command line: `\,` for a comma, `\n` for a line break, `\\`
+/// for a backslash. Any other backslash stands for itself.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(letter) = rest.next() {
+        let escaped = match (letter, rest.peek()) {
+            ('\\', Some('n')) => Some('\n'),
+            ('\\', Some(&same @ (',' | '\\'))) => Some(same),
+            _ => None,
+        };
+        if escaped.is_some() {
+            rest.next();
+        }
+        out.push(escaped.unwrap_or(letter));
+    }
+    out
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', r"\\").replace(',', r"\,").replace('\n', r"\n")
 }
 
 /// What a method may know about the model it is built for.
@@ -425,6 +463,11 @@ mod tests {
             assert_eq!(Kind::Ratio.parse(text), None, "{text}");
         }
         assert_eq!(Kind::Flag.parse("on"), Some(Value::Flag(true)));
+        let text = Kind::Text { what: "a text" };
+        for value in ["", "a,b", r"C:\dir\name", "line\nline", r"\\,n"] {
+            let value = Value::Text(value.to_owned().into());
+            assert_eq!(text.parse(&value.to_string()), Some(value));
+        }
         assert_eq!(Kind::Choice { options: &["mean", "max"] }.parse("median"), None);
     }
 

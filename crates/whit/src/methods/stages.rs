@@ -1,7 +1,7 @@
 //! The moments at which the loops call methods, one small trait each. The state behind a trait
 //! belongs to one sequence and is dropped with it; nothing is stored on the model.
 //!
-//! The text loop calls [`Draft`] and [`Accept`]. [`PromptEdit`], [`KvPolicy`] and [`AttnPolicy`] are the
+//! The text loop calls [`PromptEdit`], [`Draft`] and [`Accept`]. [`KvPolicy`] and [`AttnPolicy`] are the
 //! agreed shapes of the stages whose first methods are still to come; no method may use them before the
 //! loop calls them.
 
@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::spec::names;
 use super::{Accepted, MethodError, TokenTree};
 use crate::generate::cache::HeadRows;
+use crate::generate::prompt::Written;
 
 names! {
     /// A moment at which methods are called, in the order of a request.
@@ -28,11 +29,11 @@ names! {
 /// The prompt as a [`PromptEdit`] sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompt<'a> {
-    /// Its text, if it came as text.
-    pub text: Option<&'a str>,
+    /// The text it was made from, with the parts that may be cut, if it came as text.
+    pub written: Option<&'a Written>,
     /// Its tokens.
     pub ids: &'a [u32],
-    /// The tokens that may be cut; template and question stay whole.
+    /// The tokens that may be cut; the template stays whole.
     pub editable: &'a [Range<usize>],
 }
 
@@ -41,13 +42,14 @@ pub struct Prompt<'a> {
 pub enum Edited {
     /// Nothing was worth cutting.
     Unchanged,
-    /// The kept tokens by index, in ascending order.
+    /// The kept tokens by index, in ascending order; all that may not be cut are among them.
     Kept(Vec<usize>),
-    /// A new text, to be tokenized again.
-    Text(String),
+    /// New texts for the parts of the written prompt that may be cut, one for each, to be tokenized again.
+    Parts(Vec<String>),
 }
 
-/// Shortens the prompt before it is read.
+/// Shortens the prompt before it is read. A method that works on text leaves a prompt that came without
+/// one as it is.
 pub trait PromptEdit: Debug + Send {
     /// Chooses what stays of the prompt.
     ///
