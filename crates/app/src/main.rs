@@ -1,5 +1,6 @@
 //! The `whit` command.
 
+mod companions;
 mod context;
 mod device;
 mod embedded;

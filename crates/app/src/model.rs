@@ -10,6 +10,7 @@ use whit::methods::{ModelFacts, Plan, Selection};
 use whit::models;
 use whit::nn::vars::Storage;
 
+use crate::companions::CompanionArguments;
 use crate::context::Context;
 use crate::error::AppError;
 
@@ -43,14 +44,20 @@ pub struct MethodArguments {
     /// Print the plan and stop
     #[arg(long)]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub companions: CompanionArguments,
 }
 
 impl ModelArguments {
     /// Finds the model's files; nothing large is read.
     pub fn files(&self) -> Result<ModelFiles, AppError> {
-        let options =
-            Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() };
-        Ok(load::open(&self.model, &options)?)
+        Ok(load::open(&self.model, &self.options())?)
+    }
+
+    /// How models may be found.
+    pub fn options(&self) -> Options {
+        Options { offline: self.offline, revision: self.revision.clone(), ..Options::default() }
     }
 
     /// Reads the model, with a progress bar where somebody watches.
@@ -79,9 +86,19 @@ impl ModelArguments {
 }
 
 impl MethodArguments {
-    /// Checks the methods against each other and the model.
-    pub fn plan(&self, facts: &ModelFacts) -> Result<Plan, AppError> {
-        Ok(Plan::new(&Selection::parse(&self.with)?, facts)?)
+    /// Checks the methods against each other and the model, which `model` names and `files` hold.
+    pub fn plan(
+        &self,
+        model: &ModelArguments,
+        files: &ModelFiles,
+        context: &Context,
+    ) -> Result<Plan, AppError> {
+        let wanted = Selection::parse(&self.with)?;
+        // The draft model has a name of its own; a revision is the main model's.
+        let options = Options { revision: None, ..model.options() };
+        let companions = self.companions.open(files, &options, self.dry_run, context)?;
+        let facts = ModelFacts { companions, ..models::facts(&files.config)? };
+        Ok(Plan::new(&wanted, &facts)?)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use whit::generate::{Request, Sampling, Scheduler};
 use whit::methods::{
-    Access, Claim, Fidelity, Kind, Knobs, METHODS, MethodError, ModelFacts, ModelKind, Plan, Selection, Spec,
-    Value, clash, find, page,
+    Access, Claim, Companions, DraftModel, Fidelity, Kind, Knobs, METHODS, MethodError, ModelFacts,
+    ModelKind, Plan, Selection, SideWeights, Spec, Value, Vocabulary, clash, find, page,
 };
 use whit::models;
 use whit::nn::decoder::Decoder;
@@ -26,7 +27,26 @@ fn kebab(name: &str) -> bool {
 
 /// A model that every method works on: each gets its first kind.
 fn model_for(spec: &Spec) -> ModelFacts {
-    ModelFacts { kind: spec.models[0], ..ModelFacts::example() }
+    ModelFacts { kind: spec.models[0], ..example() }
+}
+
+/// The example model with all that any method needs beside it.
+fn example() -> ModelFacts {
+    let facts = ModelFacts::example();
+    ModelFacts { companions: companions(facts.vocabulary), ..facts }
+}
+
+/// A draft model and side weights for all methods, all of them random.
+fn companions(vocabulary: usize) -> Companions {
+    let decoder = decoder(vocabulary, 1);
+    let draft = DraftModel {
+        vocabulary: Vocabulary { origin: "random".into(), size: vocabulary, fingerprint: None },
+        facts: Box::new(ModelFacts::decoder("llama", decoder.config())),
+        decoder: Some(Arc::new(decoder)),
+    };
+    let random = || SideWeights { origin: "random".into(), source: Arc::new(Random { seed: 1 }) };
+    let weights = METHODS.iter().map(|spec| (spec.id.to_owned(), random())).collect();
+    Companions { own: None, draft: Some(draft), weights }
 }
 
 fn plan(methods: &[Knobs], model: &ModelFacts) -> Result<Plan, MethodError> {
@@ -186,7 +206,7 @@ fn a_resource_is_claimed_once_by_a_method() {
 fn pairs_plan_unless_both_own_a_resource() {
     for (first, second) in pairs() {
         let Some(kind) = first.models.iter().find(|kind| second.models.contains(kind)) else { continue };
-        let model = ModelFacts { kind: *kind, ..ModelFacts::example() };
+        let model = ModelFacts { kind: *kind, ..example() };
         let planned = plan(&[Knobs::defaults(first), Knobs::defaults(second)], &model);
         match clash(first, second) {
             None => assert_eq!(planned.unwrap().parts().len(), 2, "{} + {}", first.id, second.id),
@@ -241,10 +261,10 @@ fn flags_can_be_raised_by_name() {
 // --- What runs a model --------------------------------------------------------------------------
 
 /// A small decoder with random weights.
-fn decoder() -> Decoder {
+fn decoder(vocabulary: usize, layers: usize) -> Decoder {
     let config = serde_json::json!({
-        "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
     });
     let config = (models::architecture(&config).unwrap().config)(&config).unwrap();
     let storage = Storage::Packed(Precision::Native);
@@ -252,7 +272,8 @@ fn decoder() -> Decoder {
 }
 
 fn facts(model: &Decoder) -> ModelFacts {
-    ModelFacts { vocabulary: model.config().vocab_size, ..ModelFacts::example() }
+    let vocabulary = model.config().vocab_size;
+    ModelFacts { companions: companions(vocabulary), ..ModelFacts::decoder("llama", model.config()) }
 }
 
 /// The tokens that requests get together; each samples with a seed of its own.
@@ -282,7 +303,7 @@ fn with(model: &Decoder, methods: &[String]) -> Plan {
 
 #[test]
 fn a_method_at_its_off_value_is_the_baseline() {
-    let model = decoder();
+    let model = decoder(96, 2);
     let baseline = texts(&model, &with(&model, &[]), &[1, 2, 3]);
     for spec in on_decoders() {
         for (knob, off) in spec.knobs.iter().filter_map(|knob| Some((knob, knob.off.clone()?))) {
@@ -294,7 +315,7 @@ fn a_method_at_its_off_value_is_the_baseline() {
 
 #[test]
 fn exact_methods_give_the_baselines_text() {
-    let model = decoder();
+    let model = decoder(96, 2);
     let prompts: Vec<u32> = (0..8).collect();
     let baseline = texts(&model, &with(&model, &[]), &prompts);
     for spec in on_decoders().filter(|spec| spec.fidelity == Fidelity::Exact) {
@@ -304,7 +325,7 @@ fn exact_methods_give_the_baselines_text() {
 
 #[test]
 fn a_request_gets_the_same_text_alone_and_among_four() {
-    let model = decoder();
+    let model = decoder(96, 2);
     for spec in on_decoders() {
         let plan = with(&model, &[spec.id.to_owned()]);
         let together = texts(&model, &plan, &[4, 5, 6, 7]);
@@ -316,7 +337,7 @@ fn a_request_gets_the_same_text_alone_and_among_four() {
 
 #[test]
 fn a_method_leaves_no_trace_on_the_model() {
-    let model = decoder();
+    let model = decoder(96, 2);
     let before = texts(&model, &with(&model, &[]), &[1, 2]);
     for spec in on_decoders() {
         texts(&model, &with(&model, &[spec.id.to_owned()]), &[1, 2]);
@@ -326,7 +347,7 @@ fn a_method_leaves_no_trace_on_the_model() {
 
 #[test]
 fn the_ends_of_every_knob_and_every_pair_without_a_clash_run() {
-    let model = decoder();
+    let model = decoder(96, 2);
     for spec in on_decoders() {
         for knob in spec.knobs {
             for value in knob.kind.ends() {

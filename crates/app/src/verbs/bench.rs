@@ -15,6 +15,7 @@ use whit::models;
 use whit::nn::decoder::Decoder;
 use whit::nn::vars::{Random, Vars};
 
+use crate::companions::CompanionArguments;
 use crate::context::Context;
 use crate::embedded::RUST_LM;
 use crate::error::AppError;
@@ -55,6 +56,9 @@ struct TextArguments {
     /// A method to measure; several joined by `+` are stacked; may be repeated for more rows
     #[arg(long, value_name = "METHOD[:KNOB=VALUE,...]")]
     with: Vec<String>,
+
+    #[command(flatten)]
+    companions: CompanionArguments,
 
     /// Measure a method once for each value of a knob
     #[arg(long, value_name = "METHOD.KNOB=VALUE,VALUE,...")]
@@ -174,7 +178,9 @@ impl TextArguments {
     }
 
     fn stored(&self, name: String, files: ModelFiles, context: &Context) -> Result<Subject, AppError> {
-        let facts = models::facts(&files.config)?;
+        let options = self.arguments(&name).options();
+        let companions = self.companions.open(&files, &options, false, context)?;
+        let facts = ModelFacts { companions, ..models::facts(&files.config)? };
         let text = match &self.text {
             Some(path) => std::fs::read_to_string(path).map_err(AppError::file("read", path))?,
             None => SAMPLE.to_owned(),

@@ -80,8 +80,7 @@ struct Job {
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let files = arguments.model.files()?;
-    let facts = whit::models::facts(&files.config)?;
-    let plan = arguments.methods.plan(&facts)?;
+    let plan = arguments.methods.plan(&arguments.model, &files, context)?;
     if arguments.methods.dry_run {
         return context.emit(&plan.to_json(), || plan.to_string());
     }

@@ -8,7 +8,7 @@ use whit_kernels::op::{self, Host};
 
 use super::GenerateError;
 use super::forward::{self, Span};
-use super::sequence::{Event, Finish, Request, Sequence, Statistics, Work};
+use super::sequence::{Event, Finish, Output, Request, Sequence, Statistics, Work};
 use crate::methods::{Stages, TokenTree};
 use crate::nn::decoder::Decoder;
 
@@ -40,7 +40,7 @@ impl<'m> Scheduler<'m> {
     /// If the prompt is empty, too long or outside the vocabulary, or an option is out of range.
     pub fn add(&mut self, request: Request, stages: Stages) -> Result<usize, GenerateError> {
         let id = self.next;
-        self.sequences.push(Sequence::new(id, request, stages, self.model.config())?);
+        self.sequences.push(Sequence::new(id, request, stages, self.model)?);
         self.next += 1;
         Ok(id)
     }
@@ -76,13 +76,13 @@ impl<'m> Scheduler<'m> {
         if work.is_empty() {
             return Ok(events);
         }
-        let logits = self.logits(&work);
+        let (hidden, logits) = self.forward(&work);
         let seconds = start.elapsed().as_secs_f64();
-        let mut rest = logits.data();
+        let (mut states, mut scores) = (hidden.data(), logits.data());
         for (sequence, work) in self.sequences.iter_mut().zip(&work) {
-            let (own, others) = rest.split_at(work.wanted().len() * self.model.config().vocab_size);
-            rest = others;
-            let tokens = sequence.commit(work, own, seconds);
+            let hidden = take(&mut states, work.len() * hidden.width());
+            let logits = take(&mut scores, work.wanted().len() * logits.width());
+            let tokens = sequence.commit(work, Output { logits, hidden, seconds });
             if !tokens.is_empty() || sequence.finish.is_some() {
                 events.push(Event { id: sequence.id, tokens, finish: sequence.finish });
             }
@@ -104,8 +104,9 @@ impl<'m> Scheduler<'m> {
         Ok(())
     }
 
-    /// The logits of all wanted rows, sequence after sequence: `[rows, vocabulary]`.
-    fn logits(&mut self, work: &[Work]) -> Host {
+    /// The hidden states of all tokens `[tokens, width]` and the logits of the wanted rows
+    /// `[rows, vocabulary]`, sequence after sequence.
+    fn forward(&mut self, work: &[Work]) -> (Host, Host) {
         let spans = self.sequences.iter_mut().zip(work).map(|(sequence, work)| span(sequence, work));
         let hidden = op::host(forward::forward(self.model, spans.collect()));
         let width = hidden.width();
@@ -119,9 +120,10 @@ impl<'m> Scheduler<'m> {
             start += work.len();
         }
         if rows.is_empty() {
-            return Host::new([0, self.model.config().vocab_size], Vec::new());
+            return (hidden, Host::new([0, self.model.config().vocab_size], Vec::new()));
         }
-        op::host(self.model.logits(op::tensor(Host::new([rows.len() / width, width], rows))))
+        let logits = self.model.logits(op::tensor(Host::new([rows.len() / width, width], rows)));
+        (hidden, op::host(logits))
     }
 
     /// Lets go of the sequences that have ended, keeping their statistics.
@@ -135,6 +137,13 @@ impl<'m> Scheduler<'m> {
         }
         events
     }
+}
+
+/// Splits the first `count` values off.
+fn take<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
+    let (own, others) = rest.split_at(count);
+    *rest = others;
+    own
 }
 
 fn span<'a>(sequence: &'a mut Sequence, work: &Work) -> Span<'a> {

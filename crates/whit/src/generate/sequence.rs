@@ -7,8 +7,8 @@ use super::cache::{CacheShape, KvCache};
 use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
 use crate::load::LoadError;
-use crate::methods::{Accepted, Stages, TokenTree, Verified};
-use crate::nn::decoder::DecoderConfig;
+use crate::methods::{Accepted, PromptRows, Stages, TokenTree, Verified};
+use crate::nn::decoder::{Decoder, DecoderConfig};
 
 /// What one sequence is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +133,17 @@ pub(super) enum Work {
     Verify(TokenTree),
 }
 
+/// What a forward pass gave one sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output<'a> {
+    /// Of the wanted rows. `[rows, vocabulary]`
+    pub(super) logits: &'a [f32],
+    /// Of all its tokens, after the final norm. `[tokens, width]`
+    pub(super) hidden: &'a [f32],
+    /// How long the pass took.
+    pub(super) seconds: f64,
+}
+
 impl Work {
     /// How many tokens it is.
     pub(super) fn len(&self) -> usize {
@@ -158,10 +169,14 @@ impl Sequence {
         id: usize,
         mut request: Request,
         mut stages: Stages,
-        config: &DecoderConfig,
+        model: &Decoder,
     ) -> Result<Self, GenerateError> {
+        let config = model.config();
         let cut = prompt::edit(&mut request, &mut stages.prompt_edits)?;
         check(&request, config)?;
+        if let Some(draft) = &mut stages.draft {
+            draft.meet(model)?;
+        }
         let shape =
             CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let room = config.max_positions - request.prompt.len() + 1;
@@ -207,13 +222,14 @@ impl Sequence {
         Ok(Work::Verify(tree))
     }
 
-    /// Takes the logits of the wanted rows `[rows, vocabulary]`; returns the tokens gained.
-    pub(super) fn commit(&mut self, work: &Work, logits: &[f32], seconds: f64) -> Vec<u32> {
+    /// Takes what the pass gave; returns the tokens gained.
+    pub(super) fn commit(&mut self, work: &Work, output: Output<'_>) -> Vec<u32> {
+        let Output { logits, hidden, seconds } = output;
         match work {
             Work::Prompt { ids, last, shown } => {
                 self.statistics.prompt_seconds += seconds;
-                if let (true, Some(draft)) = (shown, &mut self.stages.draft) {
-                    draft.prompt(ids, logits);
+                if let Some(draft) = &mut self.stages.draft {
+                    draft.prompt(&PromptRows { ids, logits: if *shown { logits } else { &[] }, hidden });
                 }
                 if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() }
             }
@@ -221,7 +237,7 @@ impl Sequence {
                 self.statistics.decode_seconds += seconds;
                 self.statistics.decode_passes += 1;
                 self.statistics.decode_rows += tree.len();
-                self.accept(tree, logits, seconds)
+                self.accept(tree, output)
             }
         }
     }
@@ -232,7 +248,8 @@ impl Sequence {
         self.gain(vec![token])
     }
 
-    fn accept(&mut self, tree: &TokenTree, logits: &[f32], seconds: f64) -> Vec<u32> {
+    fn accept(&mut self, tree: &TokenTree, output: Output<'_>) -> Vec<u32> {
+        let Output { logits, hidden, seconds } = output;
         let vocabulary = self.vocabulary;
         let sampler = &mut self.sampler;
         let mut choose = |node: usize| sampler.choose(&logits[node * vocabulary..(node + 1) * vocabulary]);
@@ -245,7 +262,7 @@ impl Sequence {
         };
         self.cache.keep_of_last(tree.len(), &accepted.path);
         if let Some(draft) = &mut self.stages.draft {
-            draft.learn(&Verified { tree, logits, accepted: &accepted, seconds });
+            draft.learn(&Verified { tree, logits, hidden, accepted: &accepted, seconds });
         }
         let Accepted { path, next } = accepted;
         let mut gained: Vec<u32> = path[1..].iter().map(|&node| tree.tokens()[node]).collect();

@@ -146,6 +146,18 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// A number that is the same for tokenizers with the same tokens under the same ids.
+    pub fn fingerprint(&self) -> u64 {
+        // FNV-1a of each entry; their sum does not depend on the map's order.
+        let entry = |(token, id): (String, u32)| {
+            let bytes = token.bytes().chain(id.to_le_bytes());
+            bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+            })
+        };
+        self.inner.get_vocab(true).into_iter().map(entry).fold(0, u64::wrapping_add)
+    }
+
     /// Checks that every token has a row in an embedding of `rows` rows (which may have spare ones).
     ///
     /// # Errors

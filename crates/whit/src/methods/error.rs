@@ -108,6 +108,48 @@ pub enum MethodError {
         /// What went wrong, where.
         reason: String,
     },
+    /// A method that needs a second model, and was given none.
+    #[error("`{method}` needs a draft model")]
+    MissingDraftModel {
+        /// The method.
+        method: &'static str,
+    },
+    /// A draft model whose token ids mean other tokens.
+    #[error("`{method}`: the draft model {draft} does not share the vocabulary of {model}: {reason}")]
+    OtherVocabulary {
+        /// The method.
+        method: &'static str,
+        /// The model.
+        model: String,
+        /// The draft model.
+        draft: String,
+        /// What differs.
+        reason: String,
+    },
+    /// A draft model that was described but not read, as for a plan that is only printed.
+    #[error("`{method}`: the draft model {origin} was not opened; this plan cannot run")]
+    Unopened {
+        /// The method.
+        method: &'static str,
+        /// The draft model.
+        origin: String,
+    },
+    /// A method that needs trained weights, and was given none.
+    #[error("`{method}` needs trained weights of its own")]
+    MissingWeights {
+        /// The method.
+        method: &'static str,
+    },
+    /// Trained weights that do not fit the model or the knobs.
+    #[error("`{method}`: the weights {origin} do not fit: {reason}")]
+    BadWeights {
+        /// The method.
+        method: &'static str,
+        /// Where they came from.
+        origin: String,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// A draft that is not a tree.
     #[error("the drafted tokens are no tree: {0}")]
     Tree(#[from] TreeError),
@@ -135,6 +177,18 @@ impl MethodError {
             Self::WrongModel { .. } => "`whit methods` shows what each works on".into(),
             Self::Failed { method, .. } => format!("`whit explain {method}` says what it needs"),
             Self::Edit { .. } => "this is a fault of the method: leave it out and report it".into(),
+            Self::MissingDraftModel { .. } | Self::OtherVocabulary { .. } => {
+                "give a smaller model with the same tokenizer: `--draft-model DIR`".into()
+            }
+            Self::Unopened { .. } => "build the plan again with the draft model's network".into(),
+            Self::MissingWeights { method } => {
+                format!(
+                    "give them with `--weights {method}=FILE`; `whit explain {method}` says how they are made"
+                )
+            }
+            Self::BadWeights { method, .. } => {
+                format!("train weights for this model; `whit explain {method}` says how")
+            }
             Self::Tree(_) => "this is a fault of the drafting method: leave it out and report it".into(),
         }
     }

@@ -16,6 +16,7 @@
 //! # Ok::<(), whit::methods::MethodError>(())
 //! ```
 
+mod companions;
 mod error;
 pub mod importance;
 mod knobs;
@@ -30,6 +31,7 @@ pub mod successors;
 mod tree;
 pub mod tuner;
 
+pub use companions::{Companions, DraftModel, SideWeights, Vocabulary};
 pub use error::MethodError;
 pub use knobs::Knobs;
 pub use list::*;

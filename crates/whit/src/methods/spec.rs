@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Knobs, MethodError, StageKind, Stages};
+use super::{Companions, Knobs, MethodError, StageKind, Stages};
 use crate::nn::decoder::DecoderConfig;
 
 /// The single description of a method.
@@ -412,6 +412,9 @@ pub struct ModelFacts {
     pub context: usize,
     /// The smallest sliding window of any layer, where one has one, in tokens.
     pub window: Option<usize>,
+    /// What methods are given besides the model.
+    #[serde(skip_serializing_if = "Companions::is_empty")]
+    pub companions: Companions,
 }
 
 impl ModelFacts {
@@ -428,6 +431,7 @@ impl ModelFacts {
             vocabulary: config.vocab_size,
             context: config.max_positions,
             window: config.windows.iter().flatten().min().copied(),
+            companions: Companions::default(),
         }
     }
 
@@ -444,6 +448,7 @@ impl ModelFacts {
             vocabulary: 256,
             context: 512,
             window: None,
+            companions: Companions::default(),
         }
     }
 }

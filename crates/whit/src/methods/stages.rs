@@ -14,6 +14,7 @@ use super::spec::names;
 use super::{Accepted, MethodError, TokenTree};
 use crate::generate::cache::HeadRows;
 use crate::generate::prompt::Written;
+use crate::nn::decoder::Decoder;
 
 names! {
     /// A moment at which methods are called, in the order of a request.
@@ -116,6 +117,17 @@ pub trait AttnPolicy: Debug + Send {
     fn scored(&mut self, layer: usize, scores: &[f32], rows: usize);
 }
 
+/// A part of the prompt that the target model has read.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptRows<'a> {
+    /// Its tokens.
+    pub ids: &'a [u32],
+    /// The target model's logits at each of them, if [`Draft::wants_prompt`]; else empty. `[ids, vocabulary]`
+    pub logits: &'a [f32],
+    /// The hidden states after the final norm. `[ids, width]`
+    pub hidden: &'a [f32],
+}
+
 /// A draft after its verification.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified<'a> {
@@ -123,6 +135,8 @@ pub struct Verified<'a> {
     pub tree: &'a TokenTree,
     /// The target model's logits at each node. `[nodes, vocabulary]`
     pub logits: &'a [f32],
+    /// The target model's hidden states after the final norm at each node. `[nodes, width]`
+    pub hidden: &'a [f32],
     /// What was accepted.
     pub accepted: &'a Accepted,
     /// How long the forward pass took.
@@ -136,9 +150,18 @@ pub trait Draft: Debug + Send {
         false
     }
 
-    /// Is shown a part of the prompt with its logits `[ids, vocabulary]`, if they are wanted.
-    fn prompt(&mut self, ids: &[u32], logits: &[f32]) {
-        let _ = (ids, logits);
+    /// Meets the target model, once, before anything else.
+    ///
+    /// # Errors
+    /// If the draft was made for another model.
+    fn meet(&mut self, target: &Decoder) -> Result<(), MethodError> {
+        let _ = target;
+        Ok(())
+    }
+
+    /// Is shown each part of the prompt when the target model has read it.
+    fn prompt(&mut self, rows: &PromptRows<'_>) {
+        let _ = rows;
     }
 
     /// Proposes a tree whose root is the last of `committed`, at most `room` levels deep below the root.

@@ -9,7 +9,7 @@ mod stored;
 
 pub use config::ConfigError;
 use stored::Bare;
-pub use stored::Stored;
+pub use stored::{Shared, Stored};
 
 use std::fmt::{self, Debug};
 
@@ -17,7 +17,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::load::Checkpoint;
-use crate::methods::{ModelFacts, ModelKind};
+use crate::methods::ModelFacts;
 use crate::nn::decoder::{Decoder, DecoderConfig};
 use crate::nn::vars::{Precision, Source, Storage, Vars, VarsError};
 
@@ -103,18 +103,7 @@ pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError>
 pub fn facts(config: &Value) -> Result<ModelFacts, ModelError> {
     let architecture = architecture(config)?;
     let decoder = (architecture.config)(config)?;
-    Ok(ModelFacts {
-        kind: ModelKind::Decoder,
-        architecture: architecture.id.to_owned(),
-        layers: decoder.layers,
-        heads: decoder.heads,
-        kv_heads: decoder.kv_heads,
-        head_dim: decoder.head_dim,
-        width: decoder.width,
-        vocabulary: decoder.vocab_size,
-        context: decoder.max_positions,
-        window: decoder.windows.iter().flatten().min().copied(),
-    })
+    Ok(ModelFacts::decoder(architecture.id, &decoder))
 }
 
 /// Builds the model that `config` describes from the tensors of `checkpoint`.

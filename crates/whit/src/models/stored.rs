@@ -1,6 +1,7 @@
 //! A checkpoint as a source of variables.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use whit_kernels::linear::WeightType;
 
@@ -48,6 +49,32 @@ impl Source for Stored<'_> {
             Some(dtype) => self.block_type(dtype).unwrap_or(WeightType::F32),
             None => WeightType::F32,
         }
+    }
+}
+
+/// Like [`Stored`], with a share in the checkpoint.
+#[derive(Clone, Debug)]
+pub struct Shared(pub Arc<dyn Checkpoint>);
+
+impl Source for Shared {
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(), VarsError> {
+        Stored(self.0.as_ref()).check(name, shape)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        Stored(self.0.as_ref()).has(name)
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError> {
+        Stored(self.0.as_ref()).rows(name, rows, width, init)
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
+        Stored(self.0.as_ref()).blocks(name)
+    }
+
+    fn native(&self, name: &str) -> WeightType {
+        Stored(self.0.as_ref()).native(name)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::methods::successors::{Successors, Template};
 use crate::methods::tuner::Tuner;
 use crate::methods::{
     Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
-    Paper, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
+    Paper, PromptRows, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
 };
 
 /// The description of the method.
@@ -228,8 +228,10 @@ impl Draft for Recycler {
         self.prompt
     }
 
-    fn prompt(&mut self, ids: &[u32], logits: &[f32]) {
-        lock(&self.shared).table.learn(ids, logits);
+    fn prompt(&mut self, rows: &PromptRows<'_>) {
+        if self.prompt {
+            lock(&self.shared).table.learn(rows.ids, rows.logits);
+        }
     }
 
     fn propose(&mut self, committed: &[u32], room: usize) -> Result<TokenTree, MethodError> {
