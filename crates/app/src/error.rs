@@ -10,6 +10,7 @@ use whit::load::LoadError;
 use whit::methods::MethodError;
 use whit::models::ModelError;
 use whit::models::forward::ForwardError;
+use whit::shrink::ShrinkError;
 use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
@@ -33,6 +34,9 @@ pub enum AppError {
     /// A request that cannot be carried out.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// Weights that cannot be changed.
+    #[error(transparent)]
+    Shrink(#[from] ShrinkError),
     /// Inputs of a forward pass that were refused.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -78,6 +82,7 @@ impl AppError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Method(error) => Some(error.hint()),
+            Self::Shrink(error) => error.hint(),
             Self::Input { hint, .. } => Some(hint.clone()),
             Self::File { reason, .. } if reason.kind() == io::ErrorKind::NotFound => {
                 Some("check the spelling and the current folder".into())
@@ -92,7 +97,9 @@ impl AppError {
     fn code(&self) -> u8 {
         match self {
             Self::Output(_) => 1,
-            Self::Interrupted | Self::Load(LoadError::Interrupted) => 130,
+            Self::Interrupted
+            | Self::Load(LoadError::Interrupted)
+            | Self::Shrink(ShrinkError::Load(LoadError::Interrupted)) => 130,
             _ => 2,
         }
     }

@@ -98,7 +98,7 @@ impl MethodArguments {
         let options = Options { revision: None, ..model.options() };
         let companions = self.companions.open(files, &options, self.dry_run, context)?;
         let facts = ModelFacts { companions, ..models::facts(&files.config)? };
-        Ok(Plan::new(&wanted, &facts)?)
+        Ok(Plan::new(&wanted, &facts)?.live()?)
     }
 }
 

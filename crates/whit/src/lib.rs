@@ -2,7 +2,7 @@
 //!
 //! [`load`] opens model folders and files, [`models`] builds networks out of the shared blocks in
 //! [`nn`], [`generate`] runs them, [`methods`] are the switches, [`train`] makes small models here,
-//! and [`measure`] says what was gained and what was lost.
+//! [`shrink`] changes weights for good, and [`measure`] says what was gained and what was lost.
 
 pub mod generate;
 pub mod load;
@@ -10,6 +10,7 @@ pub mod measure;
 pub mod methods;
 pub mod models;
 pub mod nn;
+pub mod shrink;
 pub mod train;
 pub mod world;
 

@@ -194,6 +194,18 @@ fn methods_begin_the_stages_that_they_announce() {
 }
 
 #[test]
+fn methods_of_weights_are_refused_where_a_model_runs_and_the_others_where_weights_change() {
+    for spec in METHODS {
+        let planned = || plan(&[Knobs::defaults(spec)], &model_for(spec)).unwrap();
+        let (refused, taken) = match spec.is_offline() {
+            true => (planned().live(), planned().offline()),
+            false => (planned().offline(), planned().live()),
+        };
+        assert!(refused.unwrap_err().to_string().contains(spec.id) && taken.is_ok(), "{}", spec.id);
+    }
+}
+
+#[test]
 fn a_resource_is_claimed_once_by_a_method() {
     for spec in METHODS {
         let resources: HashSet<_> = spec.claims.iter().map(|claim: &Claim| claim.resource).collect();
@@ -292,9 +304,9 @@ fn texts(model: &Decoder, plan: &Plan, prompts: &[u32]) -> Vec<Vec<u32>> {
     texts
 }
 
-/// The methods that work on a decoder.
+/// The methods that work on a decoder while it runs.
 fn on_decoders() -> impl Iterator<Item = &'static Spec> {
-    METHODS.iter().copied().filter(|spec| spec.models.contains(&ModelKind::Decoder))
+    METHODS.iter().copied().filter(|spec| spec.models.contains(&ModelKind::Decoder) && !spec.is_offline())
 }
 
 fn with(model: &Decoder, methods: &[String]) -> Plan {

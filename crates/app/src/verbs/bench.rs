@@ -130,7 +130,10 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let subject = arguments.subject(context)?;
     let variants = names.iter().map(|name| {
         let methods: Vec<&str> = name.split('+').collect();
-        Ok(Variant { name: name.clone(), plan: Plan::new(&Selection::parse(&methods)?, &subject.facts)? })
+        Ok(Variant {
+            name: name.clone(),
+            plan: Plan::new(&Selection::parse(&methods)?, &subject.facts)?.live()?,
+        })
     });
     let variants: Vec<Variant> = variants.collect::<Result<_, AppError>>()?;
     let records = arguments.measure(&subject, variants)?;

@@ -107,6 +107,14 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), spans))
     }
 
+    /// The tokenizer as a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`LoadError::Encoding`].
+    pub fn to_json(&self) -> Result<String, LoadError> {
+        self.inner.to_string(false).map_err(|e| LoadError::Encoding { reason: e.to_string() })
+    }
+
     /// Text of token ids; bytes that are no UTF-8 become `U+FFFD`.
     ///
     /// # Errors

@@ -150,6 +150,18 @@ pub enum MethodError {
         /// What is wrong with them.
         reason: String,
     },
+    /// A method that changes the weights, asked for where they are used.
+    #[error("`{method}` changes the weights of a model beforehand, not a model that runs")]
+    Offline {
+        /// The method.
+        method: &'static str,
+    },
+    /// A method of a running model, asked for where weights are changed.
+    #[error("`{method}` works on a model that runs; it does not change the weights")]
+    Live {
+        /// The method.
+        method: &'static str,
+    },
     /// A draft that is not a tree.
     #[error("the drafted tokens are no tree: {0}")]
     Tree(#[from] TreeError),
@@ -189,6 +201,12 @@ impl MethodError {
             Self::BadWeights { method, .. } => {
                 format!("train weights for this model; `whit explain {method}` says how")
             }
+            Self::Offline { method } => {
+                format!(
+                    "write the changed model once, with `whit shrink --with {method} --out DIR`, then use it"
+                )
+            }
+            Self::Live { method } => format!("give it to `whit generate --with {method}`"),
             Self::Tree(_) => "this is a fault of the drafting method: leave it out and report it".into(),
         }
     }

@@ -19,6 +19,8 @@ macro_rules! methods {
 methods! {
     /// Several tokens proposed cheaply and verified in one forward pass.
     drafts { token_recycling }
+    /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
+    weights { rtn }
 }
 
 #[cfg(test)]

@@ -47,6 +47,12 @@ pub fn markdown(spec: &Spec) -> String {
 /// Commands that show the method, for its manual.
 pub fn examples(spec: &Spec) -> Vec<String> {
     let id = spec.id;
+    if spec.is_offline() {
+        return vec![
+            format!("whit shrink --model DIR --with {id} --out SMALLER"),
+            "whit generate --model SMALLER -p \"...\"".into(),
+        ];
+    }
     let mut examples = vec![format!("whit generate --model DIR -p \"...\" --with {id}")];
     if let Some(knob) = spec.knobs.first() {
         let (name, value) = (knob.name, another_value(knob));

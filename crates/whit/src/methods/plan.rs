@@ -68,6 +68,28 @@ impl Plan {
         self.parts.iter().any(|part| part.spec().claims.iter().any(|claim| claim.resource == resource))
     }
 
+    /// Refuses methods that work on the weights, for a run that takes the weights as they are.
+    ///
+    /// # Errors
+    /// [`MethodError::Offline`], naming the first of them.
+    pub fn live(self) -> Result<Self, MethodError> {
+        match self.parts.iter().find(|part| part.spec().is_offline()) {
+            Some(part) => Err(MethodError::Offline { method: part.spec().id }),
+            None => Ok(self),
+        }
+    }
+
+    /// Refuses methods that work on a running model, for a run that changes the weights.
+    ///
+    /// # Errors
+    /// [`MethodError::Live`], naming the first of them.
+    pub fn offline(self) -> Result<Self, MethodError> {
+        match self.parts.iter().find(|part| !part.spec().is_offline()) {
+            Some(part) => Err(MethodError::Live { method: part.spec().id }),
+            None => Ok(self),
+        }
+    }
+
     /// The state of one sequence: the stages of all methods, in order.
     pub fn begin(&self) -> Stages {
         let mut stages = Stages::default();

@@ -44,6 +44,13 @@ pub struct Spec {
     pub build: Build,
 }
 
+impl Spec {
+    /// Whether it changes the weights beforehand rather than a running model.
+    pub fn is_offline(&self) -> bool {
+        self.stages.contains(&StageKind::WeightEdit)
+    }
+}
+
 /// How a method is made for a model.
 pub type Build = fn(&Knobs, &ModelFacts) -> Result<Arc<dyn Method>, MethodError>;
 
@@ -145,6 +152,7 @@ names! {
         Acceptance = "acceptance", "Which proposed tokens are accepted.";
         UnmaskOrder = "unmask-order", "Which masked positions are filled first.";
         Weights = "weights", "The weights of the model.";
+        WeightBits = "weight-bits", "The number format of the weights.";
     }
 }
 

@@ -15,6 +15,7 @@ use super::{Accepted, MethodError, TokenTree};
 use crate::generate::cache::HeadRows;
 use crate::generate::prompt::Written;
 use crate::nn::decoder::Decoder;
+use crate::shrink::{Block, Outcome, ShrinkError, Subject};
 
 names! {
     /// A moment at which methods are called, in the order of a request.
@@ -24,6 +25,7 @@ names! {
         AttnPolicy = "attn-policy", "Before the attention of a layer.";
         Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
         Accept = "accept", "After the verification of a draft.";
+        WeightEdit = "weight-edit", "Offline: `whit shrink` goes through the model's blocks and writes new weights.";
     }
 }
 
@@ -184,6 +186,34 @@ pub trait Accept: Debug + Send {
     fn accept(&mut self, tree: &TokenTree, logits: &[f32], choose: &mut dyn FnMut(usize) -> u32) -> Accepted;
 }
 
+/// Changes the weights of a model, offline and for good. Its state belongs to one run of
+/// [`shrink`](crate::shrink).
+pub trait WeightEdit: Debug + Send {
+    /// Looks at the whole model before the first block is changed.
+    ///
+    /// # Errors
+    /// If the model does not suit the method.
+    fn survey(&mut self, subject: &Subject<'_>) -> Result<(), ShrinkError> {
+        let _ = subject;
+        Ok(())
+    }
+
+    /// Changes one block. Blocks come in order, each with the inputs that the changed ones before it give.
+    ///
+    /// # Errors
+    /// If a matrix does not suit the method's knobs.
+    fn edit(&mut self, block: &mut Block<'_>) -> Result<(), ShrinkError>;
+
+    /// Has the last word on the whole model: its configuration, and tensors outside the blocks.
+    ///
+    /// # Errors
+    /// If the model cannot be written so.
+    fn finish(&mut self, outcome: &mut Outcome) -> Result<(), ShrinkError> {
+        let _ = outcome;
+        Ok(())
+    }
+}
+
 /// One stage of a method, with its state for one sequence.
 #[derive(Debug)]
 pub enum Stage {
@@ -197,6 +227,8 @@ pub enum Stage {
     Draft(Box<dyn Draft>),
     /// See [`Accept`].
     Accept(Box<dyn Accept>),
+    /// See [`WeightEdit`].
+    WeightEdit(Box<dyn WeightEdit>),
 }
 
 /// What the loops call for one sequence. Empty, it is plain decoding.
@@ -212,6 +244,8 @@ pub struct Stages {
     pub draft: Option<Box<dyn Draft>>,
     /// The owner of the acceptance.
     pub accept: Option<Box<dyn Accept>>,
+    /// Called block by block, each on what the one before left; only [`shrink`](crate::shrink) calls them.
+    pub weight_edits: Vec<Box<dyn WeightEdit>>,
 }
 
 impl Stages {
@@ -222,6 +256,7 @@ impl Stages {
         self.attention = other.attention.or(self.attention.take());
         self.draft = other.draft.or(self.draft.take());
         self.accept = other.accept.or(self.accept.take());
+        self.weight_edits.extend(other.weight_edits);
     }
 
     /// Which kinds of stage there are, in order.
@@ -232,6 +267,7 @@ impl Stages {
             (self.attention.is_some(), StageKind::AttnPolicy),
             (self.draft.is_some(), StageKind::Draft),
             (self.accept.is_some(), StageKind::Accept),
+            (!self.weight_edits.is_empty(), StageKind::WeightEdit),
         ];
         present.into_iter().filter_map(|(present, kind)| present.then_some(kind)).collect()
     }
@@ -247,6 +283,7 @@ impl FromIterator<Stage> for Stages {
                 Stage::AttnPolicy(stage) => all.attention = Some(stage),
                 Stage::Draft(stage) => all.draft = Some(stage),
                 Stage::Accept(stage) => all.accept = Some(stage),
+                Stage::WeightEdit(stage) => all.weight_edits.push(stage),
             }
         }
         all

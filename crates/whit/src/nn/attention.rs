@@ -22,6 +22,24 @@ pub struct Site {
     pub window: Option<usize>,
 }
 
+/// A place in a block whose rows go into one or several linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Port {
+    /// What queries, keys and values are made of.
+    Attention,
+    /// What the attention's output projection reads.
+    Output,
+    /// What the gate and the up-projection read.
+    FeedForward,
+    /// What the down-projection reads.
+    Down,
+}
+
+impl Port {
+    /// All of them, in the order of the forward pass.
+    pub const ALL: [Self; 4] = [Self::Attention, Self::Output, Self::FeedForward, Self::Down];
+}
+
 /// Carries out the attention of a forward pass.
 pub trait Attend {
     /// Attention of `queries` `[tokens, heads, head_dim]` over `keys` and `values`
@@ -32,6 +50,11 @@ pub trait Attend {
     /// last one).
     fn observe(&mut self, layer: usize, hidden: &mut dyn FnMut() -> Tensor<2>) {
         let _ = (layer, hidden);
+    }
+
+    /// Sees the rows `[tokens, inputs]` that go into the linear layers of `port` in layer `layer`.
+    fn entering(&mut self, layer: usize, port: Port, rows: &Tensor<2>) {
+        let _ = (layer, port, rows);
     }
 }
 

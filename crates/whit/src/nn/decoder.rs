@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::activation::Activation;
-use super::attention::{Attend, Site};
+use super::attention::{Attend, Port, Site};
 use super::embedding::Embedding;
 use super::experts::Experts;
 use super::linear::Linear;
@@ -116,8 +116,9 @@ pub struct Decoder {
     config: DecoderConfig,
 }
 
+/// One block of a decoder.
 #[derive(Module, Debug)]
-struct Layer {
+pub struct Layer {
     input_layernorm: Norm,
     self_attn: SelfAttention,
     post_attention_layernorm: Norm,
@@ -171,7 +172,7 @@ impl Decoder {
     /// Runs the blocks; returns the normalised hidden states `[tokens, width]`.
     pub fn forward(&self, tokens: Tokens<'_>, attend: &mut dyn Attend) -> Tensor<2> {
         let mut stream = Residual::new(self.embed(tokens));
-        let angles = self.angles(tokens);
+        let angles = self.config.angles(tokens);
         for (index, layer) in self.layers.iter().enumerate() {
             attend.observe(index, &mut || stream.sum());
             layer.forward(&mut stream, angles.as_ref(), attend);
@@ -202,9 +203,12 @@ impl Decoder {
             None => embedded,
         }
     }
+}
 
-    fn angles(&self, tokens: Tokens<'_>) -> Option<Angles> {
-        match &self.config.positions {
+impl DecoderConfig {
+    /// How the queries and keys of `tokens` are turned, where the model turns them.
+    pub fn angles(&self, tokens: Tokens<'_>) -> Option<Angles> {
+        match &self.positions {
             Positions::Rotary(rotary) => Some(rotary.angles(tokens.positions, tokens.lengths)),
             Positions::Learned => None,
         }
@@ -212,7 +216,11 @@ impl Decoder {
 }
 
 impl Layer {
-    fn new(config: &DecoderConfig, index: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+    /// Builds block `index` from the variables below its name.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn new(config: &DecoderConfig, index: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let sparse = vars.at("block_sparse_moe");
         let experts = config.experts.map(|experts| experts.build(config, &sparse)).transpose()?;
         let names = ["gate_proj", "up_proj", "down_proj"];
@@ -226,14 +234,26 @@ impl Layer {
         })
     }
 
-    fn forward(&self, stream: &mut Residual, angles: Option<&Angles>, attend: &mut dyn Attend) {
+    /// Adds to the stream what attention and feed-forward make of it.
+    pub fn forward(&self, stream: &mut Residual, angles: Option<&Angles>, attend: &mut dyn Attend) {
         let x = stream.norm(&self.input_layernorm);
-        stream.add(self.self_attn.forward(x, angles, attend));
+        stream.add(self.attention(x, angles, attend));
         let x = stream.norm(&self.post_attention_layernorm);
+        stream.add(self.feed_forward(x, attend));
+    }
+
+    /// The attention of normalised rows `[tokens, width]`.
+    pub fn attention(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
+        self.self_attn.forward(x, angles, attend)
+    }
+
+    /// The feed-forward of normalised rows `[tokens, width]`.
+    pub fn feed_forward(&self, x: Tensor<2>, attend: &mut dyn Attend) -> Tensor<2> {
+        let layer = self.self_attn.site.layer;
         match (&self.mlp, &self.block_sparse_moe) {
-            (Some(mlp), _) => stream.add(mlp.forward(x)),
-            (None, Some(experts)) => stream.add(experts.forward(x)),
-            (None, None) => {}
+            (Some(mlp), _) => mlp.forward_seen(x, &mut |port, rows| attend.entering(layer, port, rows)),
+            (None, Some(experts)) => experts.forward(x),
+            (None, None) => x.zeros_like(),
         }
     }
 
@@ -276,11 +296,14 @@ impl SelfAttention {
     fn forward(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
         let tokens = x.dims()[0];
         let site = &self.site;
+        attend.entering(site.layer, Port::Attention, &x);
         let [q, k, v] = Linear::forward_many([&self.q_proj, &self.k_proj, &self.v_proj], x);
         let q = place(q.reshape([tokens, site.heads, site.head_dim]), &self.q_norm, angles);
         let k = place(k.reshape([tokens, site.kv_heads, site.head_dim]), &self.k_norm, angles);
         let v = v.reshape([tokens, site.kv_heads, site.head_dim]);
-        self.o_proj.forward(attend.attend(site, q, k, v))
+        let mixed = attend.attend(site, q, k, v);
+        attend.entering(site.layer, Port::Output, &mixed);
+        self.o_proj.forward(mixed)
     }
 }
 

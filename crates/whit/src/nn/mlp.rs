@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::activation::Activation;
+use super::attention::Port;
 use super::linear::Linear;
 
 /// `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
@@ -24,6 +25,12 @@ impl Mlp {
 
     /// `[tokens, width]` to `[tokens, width]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_seen(x, &mut |_, _| {})
+    }
+
+    /// As [`forward`](Self::forward); `see` is shown the rows that enter the matrices.
+    pub fn forward_seen(&self, x: Tensor<2>, see: &mut dyn FnMut(Port, &Tensor<2>)) -> Tensor<2> {
+        see(Port::FeedForward, &x);
         let inner = match &self.gate_proj {
             Some(gate) => {
                 let [gate, up] = Linear::forward_many([gate, &self.up_proj], x);
@@ -31,6 +38,7 @@ impl Mlp {
             }
             None => self.activation.forward(self.up_proj.forward(x)),
         };
+        see(Port::Down, &inner);
         self.down_proj.forward(inner)
     }
 
