@@ -31,9 +31,9 @@ pub use gguf::GgufError;
 pub use hub::HubError;
 pub use safetensors::{Safetensors, SafetensorsError};
 pub use tensor::{Checkpoint, Dtype, RawTensor, TensorInfo};
-pub use tokenizer::{Encoded, Tokenizer};
 #[cfg(test)]
 pub(crate) use tokenizer::tests::byte_level_json;
+pub use tokenizer::{Encoded, Tokenizer};
 
 /// How [`open`] may find a model.
 #[derive(Debug, Clone, Default)]
