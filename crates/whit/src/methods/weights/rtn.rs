@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::methods::{
-    Access, Claim, Fidelity, Headline, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Resource, Room,
-    Spec, Stage, StageKind, Stages, WeightEdit,
+    Access, Claim, Fidelity, Headline, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Resource,
+    Room, Spec, Stage, StageKind, Stages, WeightEdit,
 };
 use crate::shrink::grid::{BITS, GROUP, Grid, SEARCH, SYMMETRIC};
 use crate::shrink::{Block, ShrinkError};
