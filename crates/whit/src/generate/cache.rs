@@ -99,8 +99,15 @@ impl KvCache {
     }
 }
 
+/// Leaves room for exactly `room` values more.
+fn fit<T>(values: &mut Vec<T>, room: usize) {
+    values.shrink_to(values.len() + room);
+    values.reserve_exact(room);
+}
+
 impl HeadRows {
-    fn with_capacity(dim: usize, rows: usize) -> Self {
+    /// No rows, with room for some.
+    pub fn with_capacity(dim: usize, rows: usize) -> Self {
         Self {
             dim,
             keys: Vec::with_capacity(rows * dim),
@@ -134,6 +141,17 @@ impl HeadRows {
         &self.values[row * self.dim..(row + 1) * self.dim]
     }
 
+    /// The key and the value of a row, to change.
+    pub fn row_mut(&mut self, row: usize) -> (&mut [f32], &mut [f32]) {
+        let row = row * self.dim..(row + 1) * self.dim;
+        (&mut self.keys[row.clone()], &mut self.values[row])
+    }
+
+    /// The width of a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// The rows as the attention kernel takes them.
     pub fn view(&self) -> HeadView<'_> {
         HeadView {
@@ -154,13 +172,18 @@ impl HeadRows {
 
     /// Keeps the rows at the ascending indices `rows`, and gives the memory of the others back.
     pub fn gather(&mut self, rows: &[usize]) {
+        self.gather_with_room(rows, 0);
+    }
+
+    /// [`HeadRows::gather`] that leaves memory for exactly `room` rows more.
+    pub fn gather_with_room(&mut self, rows: &[usize], room: usize) {
         for (to, &from) in rows.iter().enumerate() {
             self.copy_row(from, to);
         }
         self.truncate(rows.len());
-        self.keys.shrink_to_fit();
-        self.values.shrink_to_fit();
-        self.positions.shrink_to_fit();
+        fit(&mut self.keys, room * self.dim);
+        fit(&mut self.values, room * self.dim);
+        fit(&mut self.positions, room);
     }
 
     /// Drops the rows at the ascending indices `rows`.

@@ -5,10 +5,12 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use whit_kernels::attention::{self, BitMatrix, Call, Mask, Wanted};
+use whit_kernels::attention::{self, Attended, BitMatrix, Call, Mask, Wanted};
 use whit_kernels::op::{self, Host};
 
 use super::cache::KvCache;
+use super::watch::Watch;
+use crate::methods::MethodError;
 use crate::nn::attention::{Attend, Site};
 use crate::nn::decoder::{Decoder, Tokens};
 
@@ -26,6 +28,8 @@ pub struct Span<'a> {
     pub length: u32,
     /// Which of these tokens each of them sees, where they form a tree; each sees all before it where none.
     pub tree: Option<BitMatrix>,
+    /// Who watches its attention and may thin the cache out.
+    pub watch: Option<Watch<'a>>,
 }
 
 impl<'a> Span<'a> {
@@ -33,26 +37,31 @@ impl<'a> Span<'a> {
     pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
         let start = cache.position() as u32;
         let positions = (start..start + ids.len() as u32).collect();
-        Self { cache, ids, positions, length, tree: None }
+        Self { cache, ids, positions, length, tree: None, watch: None }
     }
 }
 
 /// Runs the model over `spans`; returns the hidden states `[tokens, width]`, span after span.
-pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Tensor<2> {
+///
+/// # Errors
+/// If a method that watches a span fails.
+pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Result<Tensor<2>, MethodError> {
     let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().copied()).collect();
     let positions: Vec<u32> = spans.iter().flat_map(|span| span.positions.iter().copied()).collect();
     let lengths: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().map(|_| span.length)).collect();
     let tokens = Tokens { ids: &ids, positions: &positions, lengths: &lengths };
-    let mut cached = Cached { spans };
+    let mut cached = Cached { spans, failure: None };
     let hidden = model.forward(tokens, &mut cached);
     for span in &mut cached.spans {
         span.cache.advance(span.ids.len());
     }
-    hidden
+    cached.failure.map_or(Ok(hidden), Err)
 }
 
 struct Cached<'a> {
     spans: Vec<Span<'a>>,
+    /// The first failure; a layer has no way to return it.
+    failure: Option<MethodError>,
 }
 
 impl Attend for Cached<'_> {
@@ -67,7 +76,12 @@ impl Attend for Cached<'_> {
             start = rows.end;
             span.push(site, rows.clone(), keys.data(), values.data());
             let width = heads * head_dim;
-            output.extend(span.attend(site, &queries.data()[rows.start * width..rows.end * width]));
+            let attended = span.attend(site, &queries.data()[rows.start * width..rows.end * width]);
+            output.extend_from_slice(&attended.output);
+            if let Some(watch) = &mut span.watch {
+                let seen = watch.seen(site, attended, span.cache.layer_mut(site.layer));
+                self.failure = self.failure.take().or(seen.err());
+            }
         }
         let output: Tensor<2> = op::tensor(Host::new([tokens, heads * head_dim], output));
         if output.device() == device { output } else { output.to_device(&device) }
@@ -85,7 +99,7 @@ impl Span<'_> {
         }
     }
 
-    fn attend(&self, site: &Site, queries: &[f32]) -> Vec<f32> {
+    fn attend(&self, site: &Site, queries: &[f32]) -> Attended {
         let heads = self.cache.layer(site.layer);
         let views: Vec<_> = heads.iter().map(|head| head.view()).collect();
         let mask = self.tree.as_ref().map_or(Mask::Causal, Mask::Tree);
@@ -100,8 +114,8 @@ impl Span<'_> {
             mask,
             window: site.window,
             key_bias: None,
-            wanted: Wanted::default(),
+            wanted: self.watch.as_ref().map_or(Wanted::default(), |watch| watch.wanted(site)),
         };
-        attention::attend(&call).output
+        attention::attend(&call)
     }
 }

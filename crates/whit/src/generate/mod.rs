@@ -8,6 +8,7 @@ pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod text;
+pub mod watch;
 
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::Scheduler;

@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
-use whit_kernels::attention::BitMatrix;
 use whit_kernels::op::{self, Host};
 
 use super::GenerateError;
-use super::forward::{self, Span};
+use super::forward;
 use super::sequence::{Event, Finish, Output, Request, Sequence, Statistics, Work};
-use crate::methods::{Stages, TokenTree};
+use crate::methods::Stages;
 use crate::nn::decoder::Decoder;
 
 /// Advances sequences on one model.
@@ -76,13 +75,13 @@ impl<'m> Scheduler<'m> {
         if work.is_empty() {
             return Ok(events);
         }
-        let (hidden, logits) = self.forward(&work);
+        let (hidden, logits) = self.forward(&work)?;
         let seconds = start.elapsed().as_secs_f64();
         let (mut states, mut scores) = (hidden.data(), logits.data());
         for (sequence, work) in self.sequences.iter_mut().zip(&work) {
             let hidden = take(&mut states, work.len() * hidden.width());
             let logits = take(&mut scores, work.wanted().len() * logits.width());
-            let tokens = sequence.commit(work, Output { logits, hidden, seconds });
+            let tokens = sequence.commit(work, Output { logits, hidden, seconds })?;
             if !tokens.is_empty() || sequence.finish.is_some() {
                 events.push(Event { id: sequence.id, tokens, finish: sequence.finish });
             }
@@ -106,9 +105,9 @@ impl<'m> Scheduler<'m> {
 
     /// The hidden states of all tokens `[tokens, width]` and the logits of the wanted rows
     /// `[rows, vocabulary]`, sequence after sequence.
-    fn forward(&mut self, work: &[Work]) -> (Host, Host) {
-        let spans = self.sequences.iter_mut().zip(work).map(|(sequence, work)| span(sequence, work));
-        let hidden = op::host(forward::forward(self.model, spans.collect()));
+    fn forward(&mut self, work: &[Work]) -> Result<(Host, Host), GenerateError> {
+        let spans = self.sequences.iter_mut().zip(work).map(|(sequence, work)| sequence.span(work));
+        let hidden = op::host(forward::forward(self.model, spans.collect())?);
         let width = hidden.width();
         let mut rows = Vec::new();
         let mut start = 0;
@@ -120,10 +119,10 @@ impl<'m> Scheduler<'m> {
             start += work.len();
         }
         if rows.is_empty() {
-            return (hidden, Host::new([0, self.model.config().vocab_size], Vec::new()));
+            return Ok((hidden, Host::new([0, self.model.config().vocab_size], Vec::new())));
         }
         let logits = self.model.logits(op::tensor(Host::new([rows.len() / width, width], rows)));
-        (hidden, op::host(logits))
+        Ok((hidden, op::host(logits)))
     }
 
     /// Lets go of the sequences that have ended, keeping their statistics.
@@ -144,32 +143,4 @@ fn take<'a>(rest: &mut &'a [f32], count: usize) -> &'a [f32] {
     let (own, others) = rest.split_at(count);
     *rest = others;
     own
-}
-
-fn span<'a>(sequence: &'a mut Sequence, work: &Work) -> Span<'a> {
-    let length = sequence.length();
-    match work {
-        Work::Prompt { ids, .. } => Span::causal(&mut sequence.cache, ids.clone(), length),
-        Work::Verify(tree) if tree.len() == 1 => {
-            Span::causal(&mut sequence.cache, tree.tokens().to_vec(), length)
-        }
-        Work::Verify(tree) => {
-            let base = sequence.cache.position() as u32;
-            Span {
-                ids: tree.tokens().to_vec(),
-                positions: tree.depths().iter().map(|&depth| base + depth as u32).collect(),
-                length,
-                tree: Some(mask(tree)),
-                cache: &mut sequence.cache,
-            }
-        }
-    }
-}
-
-fn mask(tree: &TokenTree) -> BitMatrix {
-    let words = tree.len().div_ceil(64);
-    let bits = tree.mask();
-    BitMatrix::from_fn(tree.len(), tree.len(), |node, seen| {
-        bits[node * words + seen / 64] >> (seen % 64) & 1 == 1
-    })
 }

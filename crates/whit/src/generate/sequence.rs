@@ -2,12 +2,16 @@
 
 use std::convert::Infallible;
 
+use whit_kernels::attention::BitMatrix;
+
 use super::GenerateError;
 use super::cache::{CacheShape, KvCache};
+use super::forward::Span;
 use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
+use super::watch::{Kept, Watch};
 use crate::load::LoadError;
-use crate::methods::{Accepted, PromptRows, Stages, TokenTree, Verified};
+use crate::methods::{Accepted, MethodError, Moment, PromptRows, Stages, TokenTree, Verified};
 use crate::nn::decoder::{Decoder, DecoderConfig};
 
 /// What one sequence is asked to do.
@@ -121,6 +125,8 @@ pub(super) struct Sequence {
     vocabulary: usize,
     sampler: Sampler,
     stages: Stages,
+    /// What was seen of a decode step, until it is known which of its tokens are accepted.
+    kept: Vec<Kept>,
     statistics: Statistics,
 }
 
@@ -198,12 +204,35 @@ impl Sequence {
             },
             request,
             stages,
+            kept: Vec::new(),
         })
     }
 
-    /// The length that the sequence reaches in this pass, with all of its prompt.
-    pub(super) fn length(&self) -> u32 {
-        self.tokens.len() as u32
+    /// What goes through the model for `work`.
+    pub(super) fn span(&mut self, work: &Work) -> Span<'_> {
+        let base = self.cache.position();
+        // The length that the sequence reaches in this pass, with all of its prompt.
+        let length = self.tokens.len() as u32;
+        let prompt = self.request.prompt.len();
+        let (moment, remaining) = match work {
+            Work::Prompt { last: true, .. } => (Moment::Prompt, 0),
+            Work::Prompt { ids, .. } => (Moment::Chunk, prompt - base - ids.len()),
+            Work::Verify(_) => (Moment::Step, 0),
+        };
+        let policies = &mut self.stages.kv_policies[..];
+        self.kept.clear();
+        let watch = Watch { policies, moment, prompt, remaining, tokens: work.len(), kept: &mut self.kept };
+        let cache = &mut self.cache;
+        let span = match work {
+            Work::Prompt { ids, .. } => Span::causal(cache, ids.clone(), length),
+            Work::Verify(tree) if tree.len() == 1 => Span::causal(cache, tree.tokens().to_vec(), length),
+            Work::Verify(tree) => {
+                let positions = tree.depths().iter().map(|&depth| (base + depth) as u32).collect();
+                let (ids, tree) = (tree.tokens().to_vec(), Some(mask(tree)));
+                Span { cache, ids, positions, length, tree, watch: None }
+            }
+        };
+        Span { watch: watch.is_needed().then_some(watch), ..span }
     }
 
     /// What the sequence needs computed next, at most `chunk` tokens of a prompt at a time.
@@ -223,7 +252,10 @@ impl Sequence {
     }
 
     /// Takes what the pass gave; returns the tokens gained.
-    pub(super) fn commit(&mut self, work: &Work, output: Output<'_>) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// If a method fails.
+    pub(super) fn commit(&mut self, work: &Work, output: Output<'_>) -> Result<Vec<u32>, MethodError> {
         let Output { logits, hidden, seconds } = output;
         match work {
             Work::Prompt { ids, last, shown } => {
@@ -231,7 +263,7 @@ impl Sequence {
                 if let Some(draft) = &mut self.stages.draft {
                     draft.prompt(&PromptRows { ids, logits: if *shown { logits } else { &[] }, hidden });
                 }
-                if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() }
+                Ok(if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() })
             }
             Work::Verify(tree) => {
                 self.statistics.decode_seconds += seconds;
@@ -248,7 +280,7 @@ impl Sequence {
         self.gain(vec![token])
     }
 
-    fn accept(&mut self, tree: &TokenTree, output: Output<'_>) -> Vec<u32> {
+    fn accept(&mut self, tree: &TokenTree, output: Output<'_>) -> Result<Vec<u32>, MethodError> {
         let Output { logits, hidden, seconds } = output;
         let vocabulary = self.vocabulary;
         let sampler = &mut self.sampler;
@@ -261,13 +293,17 @@ impl Sequence {
             },
         };
         self.cache.keep_of_last(tree.len(), &accepted.path);
+        for kept in self.kept.drain(..) {
+            let cache = self.cache.layer_mut(kept.layer());
+            kept.accept(&mut self.stages.kv_policies, &accepted.path, self.request.prompt.len(), cache)?;
+        }
         if let Some(draft) = &mut self.stages.draft {
             draft.learn(&Verified { tree, logits, hidden, accepted: &accepted, seconds });
         }
         let Accepted { path, next } = accepted;
         let mut gained: Vec<u32> = path[1..].iter().map(|&node| tree.tokens()[node]).collect();
         gained.push(next);
-        self.gain(gained)
+        Ok(self.gain(gained))
     }
 
     /// Appends tokens up to the first that ends the text and up to the limit.
@@ -298,6 +334,14 @@ const RESERVED: usize = 4096;
 
 /// Rows that a draft may need for a moment.
 const DRAFT_ROOM: usize = 96;
+
+fn mask(tree: &TokenTree) -> BitMatrix {
+    let words = tree.len().div_ceil(64);
+    let bits = tree.mask();
+    BitMatrix::from_fn(tree.len(), tree.len(), |node, seen| {
+        bits[node * words + seen / 64] >> (seen % 64) & 1 == 1
+    })
+}
 
 fn check(request: &Request, config: &DecoderConfig) -> Result<(), GenerateError> {
     request.sampling.check()?;

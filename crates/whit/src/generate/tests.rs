@@ -1,13 +1,16 @@
 //! The loop on small random models: alone and in company, plain and with drafts.
 
+use std::sync::{Arc, Mutex};
+
 use whit_kernels::attention::BitMatrix;
 use whit_kernels::op;
 
-use super::cache::{CacheShape, KvCache};
+use super::cache::{CacheShape, HeadRows, KvCache};
 use super::forward::{Span, forward};
 use super::{Finish, Request, Sampling, Scheduler, Statistics};
 use crate::methods::{
-    Edited, MethodError, ModelFacts, Plan, Prompt, PromptEdit, Selection, Stage, Stages, TokenTree,
+    Edited, KvPolicy, MethodError, ModelFacts, Moment, Observation, Observed, Plan, Prompt, PromptEdit,
+    Selection, Stage, Stages, TokenTree,
 };
 use crate::nn::activation::Activation;
 use crate::nn::decoder::{Biases, Decoder, DecoderConfig, NormConfig, Positions};
@@ -228,6 +231,7 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         positions: tree.depths().iter().map(|&depth| 13 + depth as u32).collect(),
         length: 14,
         tree: Some(BitMatrix::from_fn(8, 8, |node, seen| bits[node] >> seen & 1 == 1)),
+        watch: None,
     };
     let found = logits(&model, span);
     for node in 0..tree.len() {
@@ -250,7 +254,7 @@ fn a_tree_is_verified_as_its_paths_would_be() {
 }
 
 fn logits(model: &Decoder, span: Span<'_>) -> Vec<f32> {
-    op::host(model.logits(forward(model, vec![span]))).into_vec()
+    op::host(model.logits(forward(model, vec![span]).unwrap())).into_vec()
 }
 
 fn close(a: &[f32], b: &[f32]) -> bool {
@@ -278,4 +282,87 @@ fn a_shortened_prompt_is_counted_and_gives_the_text_of_the_short_one() {
     assert_eq!(text, tokens(&model, &plan(&[]), &request(short)));
     let statistics = scheduler.statistics(id).unwrap();
     assert_eq!((statistics.original_tokens, statistics.prompt_tokens), (600, 300));
+}
+
+/// What a [`Witness`] has seen: for each layer the attention that each position received, over all heads.
+type Received = Arc<Mutex<Vec<Vec<f32>>>>;
+
+/// Adds up what it sees, and evicts the middle of a cache that is longer than its budget.
+#[derive(Debug)]
+struct Witness {
+    budget: usize,
+    received: Received,
+}
+
+impl KvPolicy for Witness {
+    fn observe(&self, _: usize, _: Moment) -> Observation {
+        Observation { column_sums: true, last_rows: 2 }
+    }
+
+    fn lasts(&self) -> bool {
+        true
+    }
+
+    fn revise(&mut self, seen: &Observed<'_>, cache: &mut [HeadRows]) -> Result<(), MethodError> {
+        let mut received = self.received.lock().unwrap();
+        let layers = received.len().max(seen.layer + 1);
+        received.resize(layers, vec![0.0; 512]);
+        for (head, sums) in seen.column_sums.chunks_exact(seen.rows).enumerate() {
+            let positions = cache[head / 2].positions();
+            assert!((1..=positions.len()).contains(&seen.queries) || seen.moment == Moment::Chunk);
+            positions.iter().zip(sums).for_each(|(&at, sum)| received[seen.layer][at as usize] += sum);
+        }
+        if seen.moment != Moment::Chunk {
+            for head in cache {
+                let (len, half) = (head.len(), self.budget / 2);
+                let keep = (0..len).filter(|&row| row < half || row + half >= len);
+                head.gather_with_room(&keep.collect::<Vec<_>>(), 0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text, cache bytes and what was seen.
+fn witnessed(methods: &[&str], chunk: usize, budget: usize) -> (Vec<u32>, usize, Vec<Vec<f32>>) {
+    let model = model(config(2, 64));
+    let received = Received::default();
+    let mut stages = plan(methods).begin();
+    stages.append(Stages::from_iter([Stage::KvPolicy(Box::new(Witness {
+        budget,
+        received: Arc::clone(&received),
+    }))]));
+    let mut scheduler = Scheduler::new(&model).with_chunk(chunk);
+    let id = scheduler.add(request(33, 90), stages).unwrap();
+    let mut text = Vec::new();
+    scheduler.run(|_, event| text.extend(&event.tokens)).unwrap();
+    let bytes = scheduler.statistics(id).unwrap().cache_bytes;
+    let received = received.lock().unwrap().clone();
+    (text, bytes, received)
+}
+
+#[test]
+fn policies_see_every_accepted_token_once_in_chunks_and_trees() {
+    let (text, _, whole) = witnessed(&[], 512, 1000);
+    // 17 tokens of the prompt and 89 of the answer went through the model, each with 4 heads.
+    assert!(whole.iter().all(|layer| (layer.iter().sum::<f32>() - 106.0 * 4.0).abs() < 1e-2));
+    let (same, _, parts) = witnessed(&[], 5, 1000);
+    assert_eq!(same, text);
+    assert!(parts.iter().flatten().zip(whole.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-3));
+    let (same, _, drafted) = witnessed(&["token-recycling:tree=80,tune=false"], 512, 1000);
+    assert_eq!(same, text);
+    for layer in drafted {
+        // Whole tokens; the last pass may have accepted some beyond the limit.
+        let seen = layer.iter().sum::<f32>() / 4.0;
+        assert!((seen - seen.round()).abs() < 1e-2 && (106.0..113.0).contains(&seen.round()), "{seen}");
+    }
+}
+
+#[test]
+fn policies_free_memory_and_work_beside_drafts() {
+    let per_row = CacheShape { layers: 2, kv_heads: 2, head_dim: 16 }.bytes_per_token();
+    for (methods, chunk) in [(&[][..], 512), (&[], 4), (&["token-recycling:tree=80,tune=false"], 512)] {
+        let (text, bytes, _) = witnessed(methods, chunk, 8);
+        assert_eq!((text.len(), bytes), (90, 8 * per_row), "{methods:?}");
+    }
 }

@@ -1,9 +1,8 @@
 //! The moments at which the loops call methods, one small trait each. The state behind a trait
 //! belongs to one sequence and is dropped with it; nothing is stored on the model.
 //!
-//! The text loop calls [`PromptEdit`], [`Draft`] and [`Accept`]. [`KvPolicy`] and [`AttnPolicy`] are the
-//! agreed shapes of the stages whose first methods are still to come; no method may use them before the
-//! loop calls them.
+//! The text loop calls all of them but [`AttnPolicy`], which is the agreed shape of a stage whose first
+//! method is still to come; no method may use it before the loop calls it.
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
@@ -61,38 +60,73 @@ pub trait PromptEdit: Debug + Send {
     fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError>;
 }
 
+/// What a [`KvPolicy`] is called after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A layer has read a part of the prompt, and more of the prompt is to come.
+    Chunk,
+    /// A layer has read the last part of the prompt.
+    Prompt,
+    /// The tokens of a decode step were accepted.
+    Step,
+}
+
 /// What a [`KvPolicy`] asks of the attention kernel in one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// The sum of attention weights that each key received.
     pub column_sums: bool,
-    /// The attention weights of so many last queries.
+    /// The attention weights of so many last queries of the prompt, and of every decoded one.
     pub last_rows: usize,
 }
 
-/// What was seen of a layer's attention, as a [`KvPolicy`] asked for it.
+impl Observation {
+    /// Both together.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            column_sums: self.column_sums || other.column_sums,
+            last_rows: self.last_rows.max(other.last_rows),
+        }
+    }
+}
+
+/// What was seen of a layer's attention: of the queries of one pass, as far as they were accepted. A part
+/// that nobody asked for is empty. Heads of different lengths begin with the same column; the columns
+/// behind a shorter one's rows are zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'a> {
     /// The index of the layer.
     pub layer: usize,
+    /// What was just done.
+    pub moment: Moment,
     /// The number of query heads; so many of them in turn share a key-value head.
     pub heads: usize,
+    /// Tokens of the prompt: rows of later positions are the answer's.
+    pub prompt: usize,
+    /// Rows of the longest key-value head.
+    pub rows: usize,
     /// Attention received by each key. `[heads, rows]`
     pub column_sums: &'a [f32],
-    /// Weights of the last queries. `[heads, last_rows, rows]`
+    /// How many queries `last_rows` holds; of a chunk that is not the prompt's last, those that the end of
+    /// the prompt will still ask for.
+    pub queries: usize,
+    /// Weights of the last queries. `[heads, queries, rows]`
     pub last_rows: &'a [f32],
 }
 
-/// Evicts or merges rows of the key-value cache.
+/// Evicts or merges rows of the key-value cache. It is not called for layers with a sliding window, whose
+/// rows the kernel tells apart by where they lie.
 pub trait KvPolicy: Debug + Send {
     /// What it wants to see of the attention of `layer`.
-    fn observe(&self, layer: usize) -> Observation;
+    fn observe(&self, layer: usize, moment: Moment) -> Observation;
 
-    /// How many decode steps pass between two revisions; `None` revises only after the prompt.
-    fn period(&self) -> Option<usize>;
+    /// Whether it is also called between decode steps.
+    fn lasts(&self) -> bool;
 
-    /// Gathers, evicts or merges the cached rows of one layer, head by head. `cache` has one entry for
-    /// each key-value head.
+    /// Is shown what it asked for of one pass in one layer, and may gather, evict or merge the rows of that
+    /// layer, head by head. `cache` has one entry for each key-value head. While the prompt is read, it is
+    /// called inside the pass, layer by layer, so that no more than one layer need be held whole; a decode
+    /// step is shown once its tokens are accepted, without the rows of those that were not.
     ///
     /// # Errors
     /// If the cache does not fit the method's knobs.
