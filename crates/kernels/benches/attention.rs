@@ -32,6 +32,7 @@ fn slices(
         stride: head_dim,
         value_stride: head_dim,
         len,
+        rows: None,
     };
     let kv: Vec<_> = (0..kv_heads).map(view).collect();
     let scale = (head_dim as f32).sqrt().recip();
@@ -55,7 +56,7 @@ fn inference(criterion: &mut Criterion) {
     let nothing = Wanted::default();
     slices(criterion, "prefill 1024 causal", [1024, 1024], Mask::Causal, nothing);
     slices(criterion, "prefill 1024 full", [1024, 1024], Mask::Full, nothing);
-    let sums = Wanted { log_sum_exp: true, column_sums: true, last_rows: 32 };
+    let sums = Wanted { log_sum_exp: true, column_sums: true, last_rows: 32, scores: 0 };
     slices(criterion, "prefill 1024 causal with column sums", [1024, 1024], Mask::Causal, sums);
     slices(criterion, "one token on 8192", [1, 8192], Mask::Causal, nothing);
     // Every node's parent is half its number: a binary tree.
@@ -93,6 +94,7 @@ fn sparse(criterion: &mut Criterion) {
         stride: head_dim,
         value_stride: head_dim,
         len,
+        rows: None,
     };
     let kv: Vec<_> = (0..kv_heads).map(view).collect();
     let call = Call {

@@ -54,6 +54,7 @@ fn time_forward(shape: &Shape) -> f64 {
         stride: shape.head_dim,
         value_stride: shape.head_dim,
         len: shape.keys,
+        rows: None,
     };
     let kv: Vec<_> = (0..shape.kv_heads).map(view).collect();
     let call = Call {

@@ -27,6 +27,7 @@ fn time([heads, kv_heads, len, head_dim]: [usize; 4], [band, columns]: [usize; 2
         stride: head_dim,
         value_stride: head_dim,
         len,
+        rows: None,
     };
     let kv: Vec<_> = (0..kv_heads).map(view).collect();
     let call = Call {

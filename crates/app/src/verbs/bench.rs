@@ -22,6 +22,11 @@ use crate::error::AppError;
 use crate::model::ModelArguments;
 use crate::{interrupt, model, output};
 
+mod attention;
+mod recall;
+
+pub(super) use recall::TEXTS;
+
 /// Measure what methods gain and lose on this machine
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -33,6 +38,10 @@ pub struct Arguments {
 enum Task {
     /// Text generation by a language model, beside the same without methods
     Text(TextArguments),
+    /// The attention of decode steps alone, on random numbers at the size of a real model
+    Attention(attention::Arguments),
+    /// Keys found in a long context and the loss of a text, both read step by step as decoding reads
+    Recall(recall::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +133,11 @@ struct Text {
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
-    let Task::Text(arguments) = arguments.task;
+    let arguments = match arguments.task {
+        Task::Text(arguments) => arguments,
+        Task::Attention(arguments) => return attention::run(arguments, context),
+        Task::Recall(arguments) => return recall::run(arguments, context),
+    };
     interrupt::flag();
     let names = arguments.rows()?;
     let subject = arguments.subject(context)?;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::buffer::Buffer;
 use super::mask::{Span, Visible, ones};
+use super::scores::RawScores;
 use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing, prefetch};
 use super::{HeadView, KEY_BLOCK, KEY_CHUNK};
 use crate::parallel::{self, Shared};
@@ -24,6 +25,8 @@ pub(super) struct Job<'a> {
     pub score: Score,
     pub layout: Layout,
     pub kernels: &'static Kernels,
+    /// Where scores go, if they are wanted.
+    pub raw: Option<RawScores>,
 }
 
 /// Where the queries (and outputs) of a head lie.
@@ -120,8 +123,25 @@ impl Head<'_> {
 
     /// The keys of a block, transposed into `to`: `[head_dim, KEY_BLOCK]`.
     pub fn transpose_keys(&self, job: &Job<'_>, start: usize, to: &mut [f32]) {
-        let keys = &self.view.keys[start * self.view.stride..];
-        job.kernels.transpose(keys, self.view.stride, [self.block_len(start), job.head_dim], to);
+        let (view, len) = (&self.view, self.block_len(start));
+        match view.rows {
+            Some(rows) => {
+                let rows = &rows[start..start + len];
+                job.kernels.transpose_rows(view.keys, view.stride, rows, job.head_dim, to);
+            }
+            None => {
+                let keys = &view.keys[start * view.stride..];
+                job.kernels.transpose(keys, view.stride, [len, job.head_dim], to);
+            }
+        }
+    }
+
+    /// The values of a block, row after row padded to whole vectors: `[KEY_BLOCK, width]`.
+    fn pack_values(&self, job: &Job<'_>, start: usize, to: &mut [f32]) {
+        for (row, to) in (start..start + self.block_len(start)).zip(to.chunks_exact_mut(job.width())) {
+            let values = &self.view.values[self.view.row(row) * self.view.value_stride..];
+            to[..job.head_dim].copy_from_slice(&values[..job.head_dim]);
+        }
     }
 }
 
@@ -263,14 +283,12 @@ impl Job<'_> {
     ) {
         let (head, width, dim) = (rows.head, self.width(), self.head_dim);
         let len = head.block_len(start);
-        let source = &head.view.values[start * head.view.value_stride..];
-        let direct = rows.range.len() < PACK_ROWS && width == dim;
-        if direct {
-            prefetch(source, head.view.value_stride, [len, dim]);
-        }
+        let direct = rows.range.len() < PACK_ROWS && width == dim && head.view.rows.is_none();
+        let source = if direct { &head.view.values[start * head.view.value_stride..] } else { &[] };
+        prefetch(source, head.view.value_stride, [len, dim]);
         head.transpose_keys(self, start, &mut scratch.keys);
         if !direct {
-            pack_values(source, head.view.value_stride, [len, dim], &mut scratch.values);
+            head.pack_values(self, start, &mut scratch.values);
         }
         let (values, stride) =
             if direct { (source, head.view.value_stride) } else { (&*scratch.values, width) };
@@ -297,6 +315,9 @@ impl Job<'_> {
             if direct {
                 let next = head.view.keys.get((start + KEY_BLOCK) * head.view.stride..).unwrap_or(&[]);
                 prefetch(next, head.view.stride, [KEY_BLOCK, dim]);
+            }
+            if let Some(raw) = &self.raw {
+                raw.write(self, rows.index, rows.range.start + first, start, (words, &scratch.scores));
             }
             let mut factors = [0.0; ROW_GROUP];
             self.kernels.weigh(Weighing {

@@ -14,7 +14,7 @@ const TANH_BOUND: f32 = 0.6;
 ///
 /// # Safety
 /// All functions: the processor has the instructions of the type, and pointers are good for
-/// `WIDTH` floats (rows of the square in [`Lanes::transpose`]).
+/// `WIDTH` floats (as are the rows of the square in [`Lanes::transpose`]).
 pub(super) trait Lanes: Copy {
     /// Floats in a vector.
     const WIDTH: usize;
@@ -41,8 +41,8 @@ pub(super) trait Lanes: Copy {
     /// `self * 2^floor(power)`.
     unsafe fn times_power(self, power: Self) -> Self;
     unsafe fn largest(self) -> f32;
-    /// `to[j][i] = from[i][j]` for a square of `WIDTH` rows, `from_row` and `to_row` apart.
-    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
+    /// `to[j][i] = row(i)[j]` for a square of `WIDTH` rows, those of `to` being `to_row` apart.
+    unsafe fn transpose(row: impl Fn(usize) -> *const f32, to: *mut f32, to_row: usize);
 
     /// `2^self`, relative error below 2e-7; exact at 0, zero at `-inf`.
     #[inline(always)]
@@ -174,11 +174,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+    unsafe fn transpose(row: impl Fn(usize) -> *const f32, to: *mut f32, to_row: usize) {
         for i in 0..4 {
             for j in 0..4 {
                 // SAFETY: the caller's promise.
-                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+                unsafe { *to.add(j * to_row + i) = *row(i).add(j) };
             }
         }
     }
@@ -321,10 +321,10 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        unsafe fn transpose(row: impl Fn(usize) -> *const f32, to: *mut f32, to_row: usize) {
             // SAFETY: see above.
             unsafe {
-                let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_row)));
+                let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(row(i)));
                 // Pairs of rows, then fours, then eights: bit by bit the row index becomes the column's.
                 let mut pairs = rows;
                 for i in 0..4 {
@@ -443,10 +443,10 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        unsafe fn transpose(row: impl Fn(usize) -> *const f32, to: *mut f32, to_row: usize) {
             // SAFETY: see above.
             unsafe {
-                let rows: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_row)));
+                let rows: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(row(i)));
                 let mut pairs = rows;
                 for i in 0..8 {
                     pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);

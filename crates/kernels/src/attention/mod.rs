@@ -10,6 +10,8 @@
 //!   A row's result depends on its visible keys only, not on the other rows of the call nor on the
 //!   number of threads: decoding token by token equals one causal call bit for bit.
 //! * Blocks that a mask rules out for all rows are skipped.
+//! * Where a view lists rows, only these are gathered, as if they were all there are: sparse attention.
+//!   One view a query head gives each head a list of its own.
 //!
 //! # NaN and infinity
 //! A masked-out key never matters, whatever K and V hold there. A key whose score is `-inf` (a bias
@@ -24,6 +26,8 @@ mod forward;
 mod lanes;
 mod mask;
 pub mod reference;
+mod scores;
+pub mod select;
 mod tensor;
 mod tile;
 pub mod vertical_slash;
@@ -32,6 +36,7 @@ use crate::simd::Level;
 use columns::Columns;
 use forward::{Bias, Forward, Head, Job, Layout};
 use mask::{Allowed, Visible};
+use scores::RawScores;
 use tile::{Kernels, Score};
 
 pub use mask::BitMatrix;
@@ -60,6 +65,8 @@ pub struct HeadView<'a> {
     pub value_stride: usize,
     /// The number of rows; heads of one call may differ.
     pub len: usize,
+    /// The rows that are read, where not all are: `len` numbers of rows, in the order in which masks count them.
+    pub rows: Option<&'a [u32]>,
 }
 
 /// Which keys a query sees. Queries are the last `query_count` positions of the sequence unless the
@@ -86,6 +93,8 @@ pub struct Wanted {
     pub column_sums: bool,
     /// The probabilities of this many last queries (at most all of them).
     pub last_rows: usize,
+    /// The scores of this many first queries (at most all of them), as they enter the softmax.
+    pub scores: usize,
 }
 
 /// One attention of one sequence.
@@ -128,6 +137,20 @@ pub struct Attended {
     pub column_sums: Vec<f32>,
     /// `[heads, last_rows, keys]`, keys up to the longest head.
     pub last_rows: Vec<f32>,
+    /// `[heads, scores, keys]`, keys up to the longest head; `-inf` where a query does not see the key.
+    pub scores: Vec<f32>,
+}
+
+impl HeadView<'_> {
+    /// Where row `row` of those that are read lies among all.
+    pub fn row(&self, row: usize) -> usize {
+        self.rows.map_or(row, |rows| rows[row] as usize)
+    }
+
+    /// One more than the last row that is read.
+    fn end(&self) -> usize {
+        self.rows.map_or(self.len, |rows| rows.iter().max().map_or(0, |&row| row as usize + 1))
+    }
 }
 
 impl Call<'_> {
@@ -146,6 +169,11 @@ impl Call<'_> {
         self.wanted.last_rows.min(self.query_count)
     }
 
+    /// The number of queries whose scores are returned.
+    pub fn scored(&self) -> usize {
+        self.wanted.scores.min(self.query_count)
+    }
+
     /// # Panics
     /// If the slices do not hold what the sizes say: a caller's bug, never a user's input.
     fn check(&self) {
@@ -157,8 +185,9 @@ impl Call<'_> {
         );
         assert_eq!(self.queries.len(), self.query_count * self.heads * self.head_dim, "queries");
         for view in self.kv {
-            let fits =
-                |data: &[f32], stride| view.len == 0 || data.len() >= (view.len - 1) * stride + self.head_dim;
+            assert!(view.rows.is_none_or(|rows| rows.len() == view.len), "as many rows as the head has");
+            let end = view.end();
+            let fits = |data: &[f32], stride| end == 0 || data.len() >= (end - 1) * stride + self.head_dim;
             assert!(fits(view.keys, view.stride) && fits(view.values, view.value_stride), "keys and values");
         }
         let keys = self.keys();
@@ -193,10 +222,12 @@ fn attend_at(call: &Call<'_>, level: Level) -> Attended {
     call.check();
     let (keys, last) = (call.keys(), call.last_rows());
     let biases = call.biases();
-    let job = call.job(&biases, level);
+    let mut job = call.job(&biases, level);
+    let mut scores = vec![f32::NEG_INFINITY; call.heads * call.scored() * keys];
+    job.raw = RawScores::new(&mut scores, call.scored(), keys);
     let packed = job.pack(call.queries, job.score.query_factor);
     let Forward { output, mut log_sum_exp } = job.forward(&packed, call.queries.len());
-    let mut result = Attended { output, ..Attended::default() };
+    let mut result = Attended { output, scores, ..Attended::default() };
     if call.wanted.log_sum_exp {
         result.log_sum_exp = call.by_head(&log_sum_exp);
     }
@@ -238,6 +269,7 @@ impl Call<'_> {
             score: Score::new(self.scale, self.softcap),
             layout: Layout { query: self.heads * self.head_dim, head: self.head_dim },
             kernels: Kernels::of(level),
+            raw: None,
         }
     }
 

@@ -11,11 +11,16 @@ pub fn attend(call: &Call<'_>) -> Attended {
         log_sum_exp: sized(call.wanted.log_sum_exp, call.heads * call.query_count),
         column_sums: sized(call.wanted.column_sums, call.heads * keys),
         last_rows: vec![0.0; call.heads * last * keys],
+        scores: vec![f32::NEG_INFINITY; call.heads * call.scored() * keys],
     };
     for head in 0..call.heads {
         let mut sums = vec![0.0; keys];
         for query in 0..call.query_count {
-            let (probabilities, log_sum_exp) = row(call, head, query);
+            let scores = scores(call, head, query);
+            let (probabilities, log_sum_exp) = softmax(&scores);
+            if query < call.scored() {
+                copy(&scores, &mut result.scores[(head * call.scored() + query) * keys..]);
+            }
             sums.iter_mut().zip(&probabilities).for_each(|(sum, p)| *sum += p);
             let place = (query * call.heads + head) * call.head_dim;
             weigh(call, head, &probabilities, &mut result.output[place..][..call.head_dim]);
@@ -34,8 +39,8 @@ pub fn attend(call: &Call<'_>) -> Attended {
     result
 }
 
-/// The probabilities of one query, and the logarithm of the sum of exponentials.
-fn row(call: &Call<'_>, head: usize, query: usize) -> (Vec<f64>, f64) {
+/// The scores of one query; `-inf` where it does not see the key.
+fn scores(call: &Call<'_>, head: usize, query: usize) -> Vec<f64> {
     let kv_head = head / call.group();
     let view = &call.kv[kv_head];
     let vector = &call.queries[(query * call.heads + head) * call.head_dim..][..call.head_dim];
@@ -43,12 +48,16 @@ fn row(call: &Call<'_>, head: usize, query: usize) -> (Vec<f64>, f64) {
         if !sees(call, view, query, key) {
             return f64::NEG_INFINITY;
         }
-        let pairs = vector.iter().zip(&view.keys[key * view.stride..]);
+        let pairs = vector.iter().zip(&view.keys[view.row(key) * view.stride..]);
         let plain = f64::from(call.scale) * pairs.map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
         let capped = call.softcap.map_or(plain, |cap| f64::from(cap) * (plain / f64::from(cap)).tanh());
         capped + call.bias_of(kv_head).map_or(0.0, |bias| f64::from(bias[key]))
     };
-    let scores: Vec<f64> = (0..view.len).map(score).collect();
+    (0..view.len).map(score).collect()
+}
+
+/// The probabilities, and the logarithm of the sum of exponentials.
+fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let shift = if top == f64::NEG_INFINITY { 0.0 } else { top };
     let sum: f64 = scores.iter().map(|score| (score - shift).exp()).sum();
@@ -80,7 +89,7 @@ fn sees(call: &Call<'_>, view: &HeadView<'_>, query: usize, key: usize) -> bool 
 fn weigh(call: &Call<'_>, head: usize, probabilities: &[f64], output: &mut [f32]) {
     let view = &call.kv[head / call.group()];
     for (channel, output) in output.iter_mut().enumerate() {
-        let value = |key: usize| f64::from(view.values[key * view.value_stride + channel]);
+        let value = |key: usize| f64::from(view.values[view.row(key) * view.value_stride + channel]);
         let terms = probabilities.iter().enumerate().filter(|&(_, &p)| p != 0.0);
         *output = terms.map(|(key, p)| p * value(key)).sum::<f64>() as f32;
     }

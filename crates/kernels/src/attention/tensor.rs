@@ -123,6 +123,7 @@ impl Flash {
                     stride: head_dim,
                     value_stride: head_dim,
                     len,
+                    rows: None,
                 },
                 first: index * group * query_count * head_dim,
                 visible: Visible {
@@ -150,6 +151,7 @@ impl Flash {
             score: Score::new(self.scale, self.softcap),
             layout: Layout { query: head_dim, head: query_count * head_dim },
             kernels: Kernels::of(simd::level()),
+            raw: None,
         }
     }
 }
@@ -289,6 +291,7 @@ mod tests {
             stride: head_dim,
             value_stride: head_dim,
             len: keys,
+            rows: None,
         };
         let expected = reference::attend(&Call {
             queries: &q,

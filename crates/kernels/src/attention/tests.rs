@@ -20,6 +20,8 @@ struct Case {
     window: Option<usize>,
     softcap: Option<f32>,
     bias: Option<bool>,
+    /// Whether only some rows are read.
+    listed: bool,
     seed: u64,
 }
 
@@ -36,6 +38,11 @@ impl Random {
         self.bits() as f32 / (1u64 << 30) as f32 - 1.0
     }
 
+    /// Numbers of `count` rows of `of`, in any order.
+    fn rows(&mut self, count: usize, of: usize) -> Vec<u32> {
+        (0..count).map(|_| (self.bits() % of as u64) as u32).collect()
+    }
+
     fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| 2.0 * self.value()).collect()
     }
@@ -48,6 +55,8 @@ struct Data {
     values: Vec<f32>,
     bias: Vec<f32>,
     bits: BitMatrix,
+    /// For each head, if rows are listed.
+    rows: Option<Vec<Vec<u32>>>,
 }
 
 impl Case {
@@ -85,6 +94,7 @@ impl Case {
                 .map(|_| if random.bits().is_multiple_of(9) { f32::NEG_INFINITY } else { random.value() })
                 .collect(),
             bits,
+            rows: self.listed.then(|| self.lengths.iter().map(|&len| random.rows(len, longest)).collect()),
         }
     }
 
@@ -96,6 +106,7 @@ impl Case {
             stride: self.stride(),
             value_stride: self.stride(),
             len,
+            rows: data.rows.as_ref().map(|rows| &rows[head][..]),
         };
         self.lengths.iter().enumerate().map(view).collect()
     }
@@ -117,7 +128,7 @@ impl Case {
             },
             window: self.window,
             key_bias: self.bias.map(|_| &data.bias[..]),
-            wanted: Wanted { log_sum_exp: true, column_sums: true, last_rows: 3 },
+            wanted: Wanted { log_sum_exp: true, column_sums: true, last_rows: 3, scores: 2 },
         }
     }
 }
@@ -126,14 +137,14 @@ fn cases() -> impl Strategy<Value = Case> {
     let sizes = (1usize..90, prop::collection::vec(0usize..300, 1..4), 1usize..4, 1usize..140, 0usize..5);
     let window = prop::option::of(1usize..200);
     let softcap = prop::option::of(0.5f32..30.0);
-    let options = (0u8..4, window, softcap, prop::option::of(any::<bool>()), any::<u64>());
+    let options = (0u8..4, window, softcap, prop::option::of(any::<bool>()), any::<bool>(), any::<u64>());
     (sizes, options).prop_map(|(sizes, options)| {
         let (queries, mut lengths, group, head_dim, gap) = sizes;
-        let (mask, window, softcap, bias, seed) = options;
+        let (mask, window, softcap, bias, listed, seed) = options;
         if mask == 2 {
             lengths.iter_mut().for_each(|len| *len += queries);
         }
-        Case { queries, lengths, group, head_dim, gap, mask, window, softcap, bias, seed }
+        Case { queries, lengths, group, head_dim, gap, mask, window, softcap, bias, listed, seed }
     })
 }
 
@@ -157,6 +168,7 @@ fn assert_equals_reference(call: &Call<'_>) {
         assert_close(&result.log_sum_exp, &expected.log_sum_exp, 4e-6, &format!("{level:?} log-sum-exp"));
         assert_close(&result.column_sums, &expected.column_sums, 1e-5, &format!("{level:?} column sums"));
         assert_close(&result.last_rows, &expected.last_rows, 4e-6, &format!("{level:?} last rows"));
+        assert_close(&result.scores, &expected.scores, 2e-6, &format!("{level:?} scores"));
     }
 }
 
@@ -173,7 +185,8 @@ proptest! {
 
 fn plain_case(queries: usize, len: usize, heads: usize, group: usize, head_dim: usize, mask: u8) -> Case {
     let lengths = vec![len; heads];
-    Case { queries, lengths, group, head_dim, gap: 0, mask, window: None, softcap: None, bias: None, seed: 5 }
+    let (window, softcap, bias, listed) = (None, None, None, false);
+    Case { queries, lengths, group, head_dim, gap: 0, mask, window, softcap, bias, listed, seed: 5 }
 }
 
 #[test]
@@ -185,6 +198,37 @@ fn several_chunks_equal_the_reference() {
         let views = case.views(&data);
         assert_equals_reference(&case.call(&data, &views));
     }
+}
+
+/// A list of each query head's own, over many chunks, as sparse decoding reads them.
+#[test]
+fn listed_rows_equal_a_mask_of_them() {
+    let case = plain_case(1, 5000, 2, 4, 64, 0);
+    let data = case.data();
+    let views = case.views(&data);
+    let chosen: Vec<Vec<u32>> =
+        (0..8).map(|head| (head..5000).step_by(3 + head as usize).collect()).collect();
+    let each =
+        |head: usize| HeadView { len: chosen[head].len(), rows: Some(&chosen[head]), ..views[head / 4] };
+    let kv: Vec<_> = (0..8).map(each).collect();
+    for level in levels() {
+        let output = attend_at(&Call { kv: &kv, ..case.call(&data, &views) }, level).output;
+        for head in 0..8 {
+            let bits = BitMatrix::from_fn(1, 5000, |_, key| chosen[head].contains(&(key as u32)));
+            let masked = Call { mask: Mask::Allowed(&bits), ..case.call(&data, &views) };
+            let masked = reference::attend(&masked).output;
+            assert_close(&output[head * 64..][..64], &masked[head * 64..][..64], 4e-6, "head");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "keys and values")]
+fn a_row_behind_the_last_is_refused() {
+    let case = plain_case(1, 10, 1, 1, 16, 0);
+    let data = case.data();
+    let views = [HeadView { len: 2, rows: Some(&[3, 10]), ..case.views(&data)[0] }];
+    attend(&case.call(&data, &views));
 }
 
 #[test]

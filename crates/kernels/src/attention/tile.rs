@@ -136,6 +136,7 @@ pub(super) struct Kernels {
     probabilities: unsafe fn(&mut Probabilities<'_>),
     derivative: unsafe fn(&mut Derivative<'_>),
     transpose: unsafe fn(&[f32], usize, [usize; 2], &mut [f32]),
+    transpose_rows: unsafe fn(&[f32], usize, &[u32], usize, &mut [f32]),
 }
 
 impl Kernels {
@@ -193,6 +194,14 @@ impl Kernels {
         // SAFETY: as above.
         unsafe { (self.transpose)(from, stride, [rows, width], to) }
     }
+
+    /// [`Self::transpose`] of the rows `rows`, at most `KEY_BLOCK`, wherever they lie.
+    pub fn transpose_rows(&self, from: &[f32], stride: usize, rows: &[u32], width: usize, to: &mut [f32]) {
+        assert!(rows.len() <= KEY_BLOCK && to.len() >= width * KEY_BLOCK);
+        assert!(rows.iter().all(|&row| from.len() >= row as usize * stride + width));
+        // SAFETY: as above.
+        unsafe { (self.transpose_rows)(from, stride, rows, width, to) }
+    }
 }
 
 impl Probabilities<'_> {
@@ -210,7 +219,7 @@ macro_rules! level {
             use super::*;
 
             pub(super) const KERNELS: Kernels =
-                Kernels { product, weigh, probabilities, derivative, transpose };
+                Kernels { product, weigh, probabilities, derivative, transpose, transpose_rows };
 
             $(#[$attribute])?
             unsafe fn product(product: &mut Product<'_>) {
@@ -239,7 +248,20 @@ macro_rules! level {
             $(#[$attribute])?
             unsafe fn transpose(from: &[f32], stride: usize, size: [usize; 2], to: &mut [f32]) {
                 // SAFETY: as above.
-                unsafe { super::transpose::<$lanes>(from, stride, size, to) }
+                unsafe { super::transpose::<$lanes>(from, |row| row * stride, size, to) }
+            }
+
+            $(#[$attribute])?
+            unsafe fn transpose_rows(
+                from: &[f32],
+                stride: usize,
+                rows: &[u32],
+                width: usize,
+                to: &mut [f32],
+            ) {
+                let place = |row: usize| rows[row] as usize * stride;
+                // SAFETY: as above.
+                unsafe { super::transpose::<$lanes>(from, place, [rows.len(), width], to) }
             }
         }
     };
@@ -452,23 +474,28 @@ unsafe fn derivative_at<L: Lanes>(d: &mut Derivative<'_>, row: usize, column: us
     }
 }
 
-/// Squares of vectors; what is left over at the edges goes one by one.
+/// Squares of vectors; what is left over at the edges goes one by one. Row `i` begins at `place(i)`.
 #[inline(always)]
-unsafe fn transpose<L: Lanes>(from: &[f32], stride: usize, [rows, width]: [usize; 2], to: &mut [f32]) {
+unsafe fn transpose<L: Lanes>(
+    from: &[f32],
+    place: impl Fn(usize) -> usize,
+    [rows, width]: [usize; 2],
+    to: &mut [f32],
+) {
     let whole = |size: usize| size / L::WIDTH * L::WIDTH;
     for i in (0..whole(rows)).step_by(L::WIDTH) {
         for j in (0..whole(width)).step_by(L::WIDTH) {
             // SAFETY: the square lies within both, whose sizes are checked.
             unsafe {
-                let from = from.as_ptr().add(i * stride + j);
-                L::transpose(from, stride, to.as_mut_ptr().add(j * KEY_BLOCK + i), KEY_BLOCK);
+                let row = |index: usize| from.as_ptr().add(place(i + index) + j);
+                L::transpose(row, to.as_mut_ptr().add(j * KEY_BLOCK + i), KEY_BLOCK);
             }
         }
     }
     for j in 0..width {
         let done = if j < whole(width) { whole(rows) } else { 0 };
         let column = &mut to[j * KEY_BLOCK..][..KEY_BLOCK];
-        (done..rows).for_each(|i| column[i] = from[i * stride + j]);
+        (done..rows).for_each(|i| column[i] = from[place(i) + j]);
         column[rows..].fill(0.0);
     }
 }

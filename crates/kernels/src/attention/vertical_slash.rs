@@ -77,6 +77,7 @@ fn check(call: &Call<'_>, pattern: &VerticalSlash) {
     call.check();
     assert!(matches!(call.mask, Mask::Causal), "vertical-slash attention is causal");
     assert!(call.window.is_none() && call.key_bias.is_none(), "neither window nor bias");
+    assert!(call.kv.iter().all(|view| view.rows.is_none()), "views of all rows");
     assert_eq!(pattern.columns.len(), call.kv.len(), "columns for each kv head");
     for (columns, view) in pattern.columns.iter().zip(call.kv) {
         assert!(columns.last().is_none_or(|last| *last < view.len), "columns are keys");
@@ -116,7 +117,7 @@ impl Gathered {
     /// The columns in the place of the keys of `head`.
     fn head<'a>(&'a self, head: &Head<'a>) -> Head<'a> {
         let (keys, values, len) = (&self.keys[..], &self.values[..], self.len);
-        let view = HeadView { keys, values, stride: self.dim, value_stride: self.dim, len };
+        let view = HeadView { keys, values, stride: self.dim, value_stride: self.dim, len, rows: None };
         let visible = Visible { len, window: usize::MAX, ends: Some(&self.ends), ..head.visible.clone() };
         Head { view, first: head.first, visible, bias: None }
     }
@@ -179,6 +180,7 @@ mod tests {
                 stride: 2 * dim,
                 value_stride: 2 * dim,
                 len,
+                rows: None,
             })
         }
 

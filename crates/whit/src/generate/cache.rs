@@ -160,6 +160,7 @@ impl HeadRows {
             stride: self.dim,
             value_stride: self.dim,
             len: self.len(),
+            rows: None,
         }
     }
 

@@ -9,8 +9,9 @@ use whit_kernels::attention::{self, Attended, BitMatrix, Call, Mask, Wanted};
 use whit_kernels::op::{self, Host};
 
 use super::cache::KvCache;
+use super::reading;
 use super::watch::Watch;
-use crate::methods::MethodError;
+use crate::methods::{AttnPolicy, Looking, MethodError};
 use crate::nn::attention::{Attend, Site};
 use crate::nn::decoder::{Decoder, Tokens};
 
@@ -30,6 +31,8 @@ pub struct Span<'a> {
     pub tree: Option<BitMatrix>,
     /// Who watches its attention and may thin the cache out.
     pub watch: Option<Watch<'a>>,
+    /// Who chooses which keys are read; all are where none.
+    pub policy: Option<&'a mut dyn AttnPolicy>,
 }
 
 impl<'a> Span<'a> {
@@ -37,7 +40,7 @@ impl<'a> Span<'a> {
     pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
         let start = cache.position() as u32;
         let positions = (start..start + ids.len() as u32).collect();
-        Self { cache, ids, positions, length, tree: None, watch: None }
+        Self { cache, ids, positions, length, tree: None, watch: None, policy: None }
     }
 }
 
@@ -99,7 +102,7 @@ impl Span<'_> {
         }
     }
 
-    fn attend(&self, site: &Site, queries: &[f32]) -> Attended {
+    fn attend(&mut self, site: &Site, queries: &[f32]) -> Attended {
         let heads = self.cache.layer(site.layer);
         let views: Vec<_> = heads.iter().map(|head| head.view()).collect();
         let mask = self.tree.as_ref().map_or(Mask::Causal, Mask::Tree);
@@ -116,6 +119,12 @@ impl Span<'_> {
             key_bias: None,
             wanted: self.watch.as_ref().map_or(Wanted::default(), |watch| watch.wanted(site)),
         };
-        attention::attend(&call)
+        match &mut self.policy {
+            Some(policy) if site.window.is_none() => {
+                let looking = Looking { layer: site.layer, rows: call.keys(), new: self.ids.len() };
+                reading::read(*policy, &looking, call)
+            }
+            _ => attention::attend(&call),
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod forward;
 pub mod prompt;
+pub mod reading;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use whit_kernels::op::{self, Host};
 
 use super::GenerateError;
+use super::cache::KvCache;
 use super::forward;
 use super::sequence::{Event, Finish, Output, Request, Sequence, Statistics, Work};
 use crate::methods::Stages;
@@ -55,6 +56,11 @@ impl<'m> Scheduler<'m> {
     /// Whether any sequence is still in work.
     pub fn is_busy(&self) -> bool {
         !self.sequences.is_empty()
+    }
+
+    /// The cache of a sequence in work.
+    pub fn cache(&self, id: usize) -> Option<&KvCache> {
+        self.sequences.iter().find(|sequence| sequence.id == id).map(|sequence| &sequence.cache)
     }
 
     /// Takes the statistics of a sequence that has ended.

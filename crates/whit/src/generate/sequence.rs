@@ -95,6 +95,8 @@ pub struct Statistics {
     pub cache_bytes: usize,
     /// What the draft says it did.
     pub draft: Option<String>,
+    /// What the owner of the attention pattern says it did.
+    pub attention: Option<String>,
 }
 
 impl Statistics {
@@ -110,6 +112,7 @@ impl Statistics {
         self.decode_seconds += other.decode_seconds;
         self.cache_bytes = self.cache_bytes.max(other.cache_bytes);
         self.draft = other.draft.clone().or(self.draft.take());
+        self.attention = other.attention.clone().or(self.attention.take());
     }
 }
 
@@ -127,6 +130,8 @@ pub(super) struct Sequence {
     stages: Stages,
     /// What was seen of a decode step, until it is known which of its tokens are accepted.
     kept: Vec<Kept>,
+    /// Up to which position rows are being computed again.
+    correcting: usize,
     statistics: Statistics,
 }
 
@@ -135,6 +140,8 @@ pub(super) struct Sequence {
 pub(super) enum Work {
     /// Tokens of the prompt, whether they are its last, and whether a draft wants to see all their logits.
     Prompt { ids: Vec<u32>, last: bool, shown: bool },
+    /// Tokens whose rows are computed again.
+    Correct(Vec<u32>),
     /// A draft to verify; its root is the newest token.
     Verify(TokenTree),
 }
@@ -154,7 +161,7 @@ impl Work {
     /// How many tokens it is.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Prompt { ids, .. } => ids.len(),
+            Self::Prompt { ids, .. } | Self::Correct(ids) => ids.len(),
             Self::Verify(tree) => tree.len(),
         }
     }
@@ -164,7 +171,7 @@ impl Work {
         match self {
             Self::Prompt { ids, shown: true, .. } => 0..ids.len(),
             Self::Prompt { ids, last: true, .. } => ids.len() - 1..ids.len(),
-            Self::Prompt { .. } => 0..0,
+            Self::Prompt { .. } | Self::Correct(_) => 0..0,
             Self::Verify(tree) => 0..tree.len(),
         }
     }
@@ -205,6 +212,7 @@ impl Sequence {
             request,
             stages,
             kept: Vec::new(),
+            correcting: 0,
         })
     }
 
@@ -217,26 +225,37 @@ impl Sequence {
         let (moment, remaining) = match work {
             Work::Prompt { last: true, .. } => (Moment::Prompt, 0),
             Work::Prompt { ids, .. } => (Moment::Chunk, prompt - base - ids.len()),
-            Work::Verify(_) => (Moment::Step, 0),
+            Work::Verify(_) | Work::Correct(_) => (Moment::Step, 0),
         };
         let policies = &mut self.stages.kv_policies[..];
         self.kept.clear();
         let watch = Watch { policies, moment, prompt, remaining, tokens: work.len(), kept: &mut self.kept };
         let cache = &mut self.cache;
-        let span = match work {
-            Work::Prompt { ids, .. } => Span::causal(cache, ids.clone(), length),
-            Work::Verify(tree) if tree.len() == 1 => Span::causal(cache, tree.tokens().to_vec(), length),
-            Work::Verify(tree) => {
-                let positions = tree.depths().iter().map(|&depth| (base + depth) as u32).collect();
-                let (ids, tree) = (tree.tokens().to_vec(), Some(mask(tree)));
-                Span { cache, ids, positions, length, tree, watch: None }
+        let tree = match work {
+            // Rows that are computed again were seen before.
+            Work::Correct(ids) => return Span::causal(cache, ids.clone(), length),
+            Work::Prompt { ids, .. } => {
+                let watch = watch.is_needed().then_some(watch);
+                return Span { watch, ..Span::causal(cache, ids.clone(), length) };
             }
+            Work::Verify(tree) => tree,
         };
-        Span { watch: watch.is_needed().then_some(watch), ..span }
+        Span {
+            cache,
+            ids: tree.tokens().to_vec(),
+            positions: tree.depths().iter().map(|&depth| (base + depth) as u32).collect(),
+            length,
+            tree: (tree.len() > 1).then(|| mask(tree)),
+            watch: watch.is_needed().then_some(watch),
+            policy: self.stages.attention.as_deref_mut().map(|policy| policy as _),
+        }
     }
 
     /// What the sequence needs computed next, at most `chunk` tokens of a prompt at a time.
     pub(super) fn work(&mut self, chunk: usize) -> Result<Work, GenerateError> {
+        if let Some(ids) = self.stale(chunk) {
+            return Ok(Work::Correct(ids));
+        }
         let pending = &self.tokens[self.cache.position()..];
         if self.statistics.new_tokens == 0 {
             let ids = pending[..pending.len().min(chunk)].to_vec();
@@ -249,6 +268,19 @@ impl Sequence {
             _ => TokenTree::root(pending[0]),
         };
         Ok(Work::Verify(tree))
+    }
+
+    /// The next tokens, at most `chunk`, whose rows are to be computed again.
+    fn stale(&mut self, chunk: usize) -> Option<Vec<u32>> {
+        let position = self.cache.position();
+        let policy = self.stages.attention.as_mut().filter(|_| self.statistics.new_tokens > 0)?;
+        if position > self.correcting {
+            self.cache.truncate(policy.stale(position)?);
+            self.correcting = position;
+        }
+        let first = self.cache.position();
+        let last = self.correcting.min(first + chunk);
+        (first < last).then(|| self.tokens[first..last].to_vec())
     }
 
     /// Takes what the pass gave; returns the tokens gained.
@@ -264,6 +296,10 @@ impl Sequence {
                     draft.prompt(&PromptRows { ids, logits: if *shown { logits } else { &[] }, hidden });
                 }
                 Ok(if *last { self.first(&logits[logits.len() - self.vocabulary..]) } else { Vec::new() })
+            }
+            Work::Correct(_) => {
+                self.statistics.decode_seconds += seconds;
+                Ok(Vec::new())
             }
             Work::Verify(tree) => {
                 self.statistics.decode_seconds += seconds;
@@ -325,7 +361,8 @@ impl Sequence {
 
     pub(super) fn statistics(&self) -> Statistics {
         let draft = self.stages.draft.as_ref().map(|draft| draft.report());
-        Statistics { cache_bytes: self.cache.bytes(), draft, ..self.statistics.clone() }
+        let attention = self.stages.attention.as_ref().map(|policy| policy.report());
+        Statistics { cache_bytes: self.cache.bytes(), draft, attention, ..self.statistics.clone() }
     }
 }
 

@@ -9,8 +9,8 @@ use super::cache::{CacheShape, HeadRows, KvCache};
 use super::forward::{Span, forward};
 use super::{Finish, Request, Sampling, Scheduler, Statistics};
 use crate::methods::{
-    Edited, KvPolicy, MethodError, ModelFacts, Moment, Observation, Observed, Plan, Prompt, PromptEdit,
-    Selection, Stage, Stages, TokenTree,
+    AttnPolicy, Edited, KvPolicy, Looking, MethodError, ModelFacts, Moment, Observation, Observed, Plan,
+    Prompt, PromptEdit, Reading, Selection, Stage, Stages, TokenTree,
 };
 use crate::nn::activation::Activation;
 use crate::nn::decoder::{Biases, Decoder, DecoderConfig, NormConfig, Positions};
@@ -232,6 +232,7 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         length: 14,
         tree: Some(BitMatrix::from_fn(8, 8, |node, seen| bits[node] >> seen & 1 == 1)),
         watch: None,
+        policy: None,
     };
     let found = logits(&model, span);
     for node in 0..tree.len() {
@@ -249,6 +250,60 @@ fn a_tree_is_verified_as_its_paths_would_be() {
             assert!(
                 (0..a.len()).all(|row| close(a.key(row), b.key(row)) && close(a.value(row), b.value(row)))
             );
+        }
+    }
+}
+
+/// Lists every row of every head, and has the newest three computed again before each step.
+#[derive(Debug, Default)]
+struct Whole {
+    lists: Vec<Option<Vec<u32>>>,
+    scored: usize,
+    each_query_head: bool,
+}
+
+impl AttnPolicy for Whole {
+    fn read(&mut self, looking: &Looking) -> Reading<'_> {
+        let heads = if self.each_query_head { 4 } else { 2 };
+        self.lists = vec![Some((0..looking.rows as u32).collect()); heads];
+        self.lists[1] = None;
+        if looking.layer == 1 { Reading::AllScored } else { Reading::Rows(&self.lists) }
+    }
+
+    fn scored(&mut self, looking: &Looking, scores: &[f32]) {
+        assert_eq!((looking.layer, scores.len()), (1, 4 * looking.rows));
+        let unseen = scores.iter().filter(|score| **score == f32::NEG_INFINITY).count();
+        assert_eq!(unseen, 4 * (looking.new - 1), "the root sees all but the other nodes");
+        self.scored += 1;
+    }
+
+    fn stale(&mut self, position: usize) -> Option<usize> {
+        (self.scored > 0).then(|| position - 3)
+    }
+
+    fn report(&self) -> String {
+        format!("{} selections", self.scored)
+    }
+}
+
+#[test]
+fn reading_every_row_by_its_number_is_reading_all_bit_for_bit() {
+    let model = model(config(3, 64));
+    for each_query_head in [false, true] {
+        for methods in [&[][..], &["token-recycling:tree=25,tune=false,hot=false"]] {
+            let mut scheduler = Scheduler::new(&model).with_chunk(2);
+            for seed in [5, 14] {
+                let policy = Stage::AttnPolicy(Box::new(Whole { each_query_head, ..Whole::default() }));
+                let mut stages = plan(methods).begin();
+                stages.append([policy].into_iter().collect());
+                scheduler.add(request(seed, 30), stages).unwrap();
+            }
+            let mut texts = [Vec::<u32>::new(), Vec::new()];
+            scheduler.run(|_, event| texts[event.id].extend(&event.tokens)).unwrap();
+            for (text, seed) in texts.iter().zip([5, 14]) {
+                assert_eq!(*text, tokens(&model, &plan(&[]), &request(seed, 30)), "{methods:?} {seed}");
+            }
+            assert!(scheduler.statistics(0).unwrap().attention.unwrap().ends_with("selections"));
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Honest numbers: what a run cost, what it gave, and against which baseline.
 
+pub mod attention;
 pub mod cost;
 pub mod memory;
+pub mod overlap;
 pub mod pairs;
 pub mod quality;
+pub mod recall;
 pub mod record;
+pub mod stepwise;
 pub mod text;
 pub mod write;
 

@@ -17,6 +17,8 @@ macro_rules! methods {
 }
 
 methods! {
+    /// Keys and values kept, merged or skipped.
+    cache { tidaldecode }
     /// Several tokens proposed cheaply and verified in one forward pass.
     drafts { token_recycling }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.

@@ -1,8 +1,7 @@
 //! The moments at which the loops call methods, one small trait each. The state behind a trait
 //! belongs to one sequence and is dropped with it; nothing is stored on the model.
 //!
-//! The text loop calls all of them but [`AttnPolicy`], which is the agreed shape of a stage whose first
-//! method is still to come; no method may use it before the loop calls it.
+//! The text loop calls them all.
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
@@ -133,24 +132,48 @@ pub trait KvPolicy: Debug + Send {
     fn revise(&mut self, seen: &Observed<'_>, cache: &mut [HeadRows]) -> Result<(), MethodError>;
 }
 
-/// Which keys the queries of a decode step read in one layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// All of them.
-    All,
-    /// All of them, and the raw scores are handed to [`AttnPolicy::scored`].
-    AllScored,
-    /// These rows, for each key-value head.
-    Rows(Vec<Vec<usize>>),
+/// One layer of a decode step, before its attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looking {
+    /// The index of the layer.
+    pub layer: usize,
+    /// The rows that every head of its cache holds, with the new ones, which are the last.
+    pub rows: usize,
+    /// How many of them are new: 1, or the nodes of a draft, its root first.
+    pub new: usize,
 }
 
-/// Chooses which keys are read.
-pub trait AttnPolicy: Debug + Send {
-    /// Chooses for one layer of a decode step, whose cache holds `rows` rows with the new ones.
-    fn read(&mut self, layer: usize, rows: usize) -> Reading;
+/// Which keys the queries of a decode step read in one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading<'a> {
+    /// All of them.
+    All,
+    /// All of them, and the scores are handed to [`AttnPolicy::scored`].
+    AllScored,
+    /// For each key-value head or each query head the ascending numbers of the rows that it reads; all where
+    /// there are none. With more than one new row, each list ends with all new ones: the draft's mask goes
+    /// on saying which node sees which.
+    Rows(&'a [Option<Vec<u32>>]),
+}
 
-    /// Is shown the raw scores of a layer that was read with [`Reading::AllScored`]. `[heads, queries, rows]`
-    fn scored(&mut self, layer: usize, scores: &[f32], rows: usize);
+/// Chooses which keys are read. It is not asked about layers with a sliding window, which are read whole.
+pub trait AttnPolicy: Debug + Send {
+    /// Chooses for one layer of a decode step.
+    fn read(&mut self, looking: &Looking) -> Reading<'_>;
+
+    /// Is shown the scores of the first new row's query, as they enter the softmax, in a layer that was read
+    /// with [`Reading::AllScored`]. `[heads, rows]`
+    fn scored(&mut self, looking: &Looking, scores: &[f32]);
+
+    /// The first position from which on cached rows are to be computed again, reading all keys, before the
+    /// decode step of the token at `position`.
+    fn stale(&mut self, position: usize) -> Option<usize> {
+        let _ = position;
+        None
+    }
+
+    /// What it did for this sequence, in words, for the report.
+    fn report(&self) -> String;
 }
 
 /// A part of the prompt that the target model has read.
