@@ -5,6 +5,7 @@ use std::hint::black_box;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
+use whit_kernels::attention::select::top_rows;
 use whit_kernels::attention::{
     BitMatrix, Call, HeadView, Mask, Options, VerticalSlash, Wanted, attend, attention, vertical_slash,
 };
@@ -121,5 +122,51 @@ fn sparse(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, inference, sparse, training);
+/// One token that reads every 64th of 32768 rows, and how its rows are chosen.
+fn chosen(criterion: &mut Criterion) {
+    let [heads, kv_heads, head_dim] = HEADS;
+    let len = 32_768;
+    let queries = numbers(heads * head_dim);
+    let keys = numbers(kv_heads * len * head_dim);
+    let lists: Vec<Vec<u32>> =
+        (0..heads as u32).map(|head| (head..len as u32).step_by(64).collect()).collect();
+    // As many views as lists: one for each kv head, or one for each query head.
+    let views = |count: usize| -> Vec<HeadView<'_>> {
+        let view = |index: usize| HeadView {
+            keys: &keys[index * kv_heads / count * len * head_dim..],
+            values: &keys[index * kv_heads / count * len * head_dim..],
+            stride: head_dim,
+            value_stride: head_dim,
+            len: lists[index].len(),
+            rows: Some(&lists[index]),
+        };
+        (0..count).map(view).collect()
+    };
+    let mut group = criterion.benchmark_group("one token on 512 of 32768 rows");
+    for (name, count) in [("of each kv head", kv_heads), ("of each query head", heads)] {
+        let kv = views(count);
+        let call = Call {
+            queries: &queries,
+            query_count: 1,
+            heads,
+            head_dim,
+            kv: &kv,
+            scale: (head_dim as f32).sqrt().recip(),
+            softcap: None,
+            mask: Mask::Causal,
+            window: None,
+            key_bias: None,
+            wanted: Wanted::default(),
+        };
+        group.bench_function(name, |bencher| bencher.iter(|| attend(black_box(&call))));
+    }
+    let scores = numbers(heads * len);
+    let rows: Vec<&[f32]> = scores.chunks_exact(len).collect();
+    group.bench_function("choosing them for each query head", |bencher| {
+        bencher.iter(|| top_rows(black_box(&rows), 512))
+    });
+    group.finish();
+}
+
+criterion_group!(benches, inference, sparse, chosen, training);
 criterion_main!(benches);

@@ -136,6 +136,13 @@ impl Head<'_> {
         }
     }
 
+    /// Asks for the rows of the block from `start` on, if there is one.
+    fn prefetch(&self, data: &[f32], stride: usize, dim: usize, start: usize) {
+        for row in start..self.view.len.min(start + KEY_BLOCK) {
+            prefetch(&data[self.view.row(row) * stride..][..dim]);
+        }
+    }
+
     /// The values of a block, row after row padded to whole vectors: `[KEY_BLOCK, width]`.
     fn pack_values(&self, job: &Job<'_>, start: usize, to: &mut [f32]) {
         for (row, to) in (start..start + self.block_len(start)).zip(to.chunks_exact_mut(job.width())) {
@@ -283,9 +290,12 @@ impl Job<'_> {
     ) {
         let (head, width, dim) = (rows.head, self.width(), self.head_dim);
         let len = head.block_len(start);
-        let direct = rows.range.len() < PACK_ROWS && width == dim && head.view.rows.is_none();
+        let few = rows.range.len() < PACK_ROWS;
+        let direct = few && width == dim && head.view.rows.is_none();
         let source = if direct { &head.view.values[start * head.view.value_stride..] } else { &[] };
-        prefetch(source, head.view.value_stride, [len, dim]);
+        if few {
+            head.prefetch(head.view.values, head.view.value_stride, dim, start);
+        }
         head.transpose_keys(self, start, &mut scratch.keys);
         if !direct {
             head.pack_values(self, start, &mut scratch.values);
@@ -312,9 +322,8 @@ impl Job<'_> {
                 columns: KEY_BLOCK,
                 start: Start::Zero,
             });
-            if direct {
-                let next = head.view.keys.get((start + KEY_BLOCK) * head.view.stride..).unwrap_or(&[]);
-                prefetch(next, head.view.stride, [KEY_BLOCK, dim]);
+            if few {
+                head.prefetch(head.view.keys, head.view.stride, dim, start + KEY_BLOCK);
             }
             if let Some(raw) = &self.raw {
                 raw.write(self, rows.index, rows.range.start + first, start, (words, &scratch.scores));

@@ -273,22 +273,19 @@ level!(avx2, Wide, #[target_feature(enable = "avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
 level!(avx512, Wider, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]);
 
-/// Asks for rows that will be read soon: one query has too little to do with each for the processor
-/// to look ahead by itself.
+/// Asks for a row that will be read soon: one query has too little to do with each for the processor to
+/// look ahead by itself.
 #[inline]
-pub(super) fn prefetch(rows: &[f32], stride: usize, [count, width]: [usize; 2]) {
-    for row in 0..count {
-        for column in (0..width).step_by(16) {
-            let Some(value) = rows.get(row * stride + column) else { return };
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: prefetching has no effect but on the caches; SSE is always there.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = value;
+pub(super) fn prefetch(row: &[f32]) {
+    for value in row.iter().step_by(16) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: prefetching has no effect but on the caches; SSE is always there.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = value;
     }
 }
 

@@ -17,10 +17,10 @@ macro_rules! methods {
 }
 
 methods! {
-    /// Keys and values kept, merged or skipped.
-    cache { tidaldecode }
     /// Several tokens proposed cheaply and verified in one forward pass.
     drafts { token_recycling }
+    /// Keys and values kept, merged or skipped.
+    cache { tidaldecode }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn }
 }
