@@ -37,8 +37,7 @@ pub struct Kept {
 impl Watch<'_> {
     /// Whether somebody watches this pass.
     pub fn is_needed(&self) -> bool {
-        let lasting = |policy: &Box<dyn KvPolicy>| self.moment != Moment::Step || policy.lasts();
-        self.policies.iter().any(lasting)
+        self.policies.iter().any(|policy| self.moment != Moment::Step || policy.lasts())
     }
 
     /// What the kernel is to return besides the output.
