@@ -16,7 +16,7 @@ pub(super) struct RawScores {
 impl RawScores {
     /// Scores of the `queries` first queries over `keys` keys; none where that is nothing.
     pub fn new(target: &mut [f32], queries: usize, keys: usize) -> Option<Self> {
-        (!target.is_empty()).then(|| Self { target: Shared(target.as_mut_ptr()), queries, keys })
+        (!target.is_empty()).then_some(Self { target: Shared(target.as_mut_ptr()), queries, keys })
     }
 
     /// Writes a block `[rows, KEY_BLOCK]` of products of the head `index`, from row `first` and the key

@@ -48,9 +48,13 @@ impl<'m> Steps<'m> {
     /// Reads one more token; gives the scores of what may follow it. `[vocabulary]`
     ///
     /// # Errors
-    /// If a method fails.
+    /// If the text is longer than the model reads, or a method fails.
     pub fn feed(&mut self, token: u32) -> Result<Vec<f32>, GenerateError> {
-        let length = self.cache.position() as u32 + 1;
+        let (tokens, limit) = (self.cache.position() + 1, self.model.config().max_positions);
+        if tokens > limit {
+            return Err(GenerateError::PromptTooLong { tokens, limit });
+        }
+        let length = tokens as u32;
         let span = Span {
             policy: self.policy.as_deref_mut().map(|policy| policy as _),
             ..Span::causal(&mut self.cache, vec![token], length)
@@ -73,4 +77,38 @@ pub fn losses(model: &Decoder, plan: &Plan, text: &[u32], first: usize) -> Resul
     let mut steps = Steps::new(model, plan, &text[..first.max(2) - 1])?;
     let pairs = text[first.max(2) - 1..].windows(2);
     pairs.map(|pair| Ok(token_losses(&steps.feed(pair[0])?, &pair[1..])[0])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::quality;
+    use crate::methods::{ModelFacts, Selection};
+    use crate::models;
+    use crate::nn::vars::{Precision, Random, Storage, Vars};
+
+    #[test]
+    fn step_by_step_the_losses_are_those_of_one_pass() {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 40,
+        });
+        let decoder = (models::architecture(&config).unwrap().config)(&config).unwrap();
+        let storage = Storage::Packed(Precision::Native);
+        let model = Decoder::new(decoder, &Vars::new(&Random { seed: 3 }, &storage)).unwrap();
+        let plan = |methods: &[&str]| {
+            Plan::new(&Selection::parse(methods).unwrap(), &ModelFacts::example()).unwrap()
+        };
+        let text: Vec<u32> = (0..40).map(|index| index * index % 61).collect();
+        let whole = quality::token_losses(&model, &text, 40);
+        let close = |found: &[f32]| found.iter().zip(&whole[19..]).all(|(a, b)| (a - b).abs() < 1e-4);
+        let dense = losses(&model, &plan(&[]), &text, 20).unwrap();
+        assert!(dense.len() == 20 && close(&dense), "{dense:?}");
+        let sparse = losses(&model, &plan(&["tidaldecode:budget=2,start=0"]), &text, 20).unwrap();
+        assert!(!close(&sparse), "some keys are not read");
+        let mut steps = Steps::new(&model, &plan(&[]), &text).unwrap();
+        assert!(matches!(steps.feed(1), Err(GenerateError::PromptTooLong { tokens: 41, limit: 40 })));
+        assert!(Steps::new(&model, &plan(&[]), &[]).is_err());
+    }
 }

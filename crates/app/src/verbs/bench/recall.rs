@@ -100,7 +100,12 @@ impl Arguments {
 
     /// Keys hidden among lines of code, as many tokens as fit the context.
     fn questions(&self, model: &TextModel) -> Result<Vec<Question>, AppError> {
-        Ok(recall::questions(&model.tokenizer, &Lines::new(TEXTS), self.context, self.samples)?)
+        let questions = recall::questions(&model.tokenizer, &Lines::new(TEXTS), self.context, self.samples)?;
+        if questions.len() < self.samples {
+            let message = format!("no {} contexts of {} tokens could be made", self.samples, self.context);
+            return Err(AppError::input(message, "give fewer --samples or another --context"));
+        }
+        Ok(questions)
     }
 
     /// Pieces of this program's source.

@@ -4,6 +4,7 @@
 //! positions only, in their own caches, with a softmax over them alone. Every step selects anew, nothing is
 //! ever dropped, and scores are exact wherever they are computed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use whit_kernels::attention::select::top_rows;
@@ -81,6 +82,13 @@ pub static SPEC: Spec = Spec {
             help: "always read the newest token, as one of the budget",
         },
         Knob {
+            name: "full",
+            kind: Kind::Text { what: "numbers of query heads, with blanks or dots between them" },
+            default: Value::Text(Cow::Borrowed("")),
+            off: None,
+            help: "query heads that read everything in every layer, as 0.17.30",
+        },
+        Knob {
             name: "period",
             kind: Kind::Int { min: 0, max: 1 << 20 },
             default: Value::Int(0),
@@ -150,10 +158,11 @@ reading, and the least faithful.
 
 ## What is ours
 
-`union` and `per-kv`; `newest`, which the paper's kernel forces and its accuracy code does not; and what happens to drafts.
-A draft is verified in one pass with one choice for the whole tree, made by its root's scores; each node also reads its
-own ancestors, whatever the budget. The root is read as it would be without a draft, later nodes with the choice of
-an earlier token: text with a draft may differ from text without one. Layers with a sliding window are read as ever and never select.
+`union` and `per-kv`; `full`, because the best keys of some heads hardly overlap from layer to layer; `newest`, which
+the paper's kernel forces and its accuracy code does not; and what happens to drafts. A draft is verified in one pass
+with one choice for the whole tree, made by its root's scores; each node also reads its own ancestors, whatever the
+budget. The root is read as it would be without a draft, later nodes with the choice of an earlier token: text with a
+draft may differ from text without one. Layers with a sliding window are read as ever and never select.
 
 `period` is the paper's cache correction, which it describes but leaves off in its evaluation: rows written by sparse
 layers differ a little from those of a dense pass, so every `period` generated tokens are read once more as a prompt
@@ -181,6 +190,8 @@ struct Settings {
     correction: Option<usize>,
     sharing: Sharing,
     newest: bool,
+    /// Query heads that read everything.
+    full: Vec<usize>,
     period: usize,
     /// Query heads, and how many of them share a key-value head.
     heads: usize,
@@ -204,6 +215,7 @@ impl Settings {
                 _ => Sharing::PerQuery,
             },
             newest: knobs.flag("newest"),
+            full: full(knobs, model.heads)?,
             period: knobs.int("period"),
             heads: model.heads,
             group: model.heads / model.kv_heads.max(1),
@@ -240,8 +252,20 @@ impl Settings {
                 list.extend(older as u32..looking.rows as u32);
             }
         }
-        lists.into_iter().map(Some).collect()
+        let mut lists: Vec<Option<Vec<u32>>> = lists.into_iter().map(Some).collect();
+        // A list that several heads share is as long as one of them wants.
+        let shared = self.heads / lists.len();
+        self.full.iter().for_each(|head| lists[head / shared] = None);
+        lists
     }
+}
+
+/// The query heads that read everything.
+fn full(knobs: &Knobs, heads: usize) -> Result<Vec<usize>, MethodError> {
+    let words = knobs.text("full").split(|letter: char| letter == '.' || letter.is_whitespace());
+    let head = |word: &str| word.parse::<usize>().ok().filter(|&head| head < heads);
+    let wrong = || knobs.unfit("full", format!("the model has {heads} query heads; give numbers below that"));
+    words.filter(|word| !word.is_empty()).map(|word| head(word).ok_or_else(wrong)).collect()
 }
 
 /// The layer that selects again; none where there is no layer left for it.
@@ -364,7 +388,8 @@ impl AttnPolicy for Tide {
             let asks = !whole && looking.layer >= self.settings.start;
             return if asks { Reading::AllScored } else { Reading::All };
         }
-        self.counts.read += self.lists.iter().flatten().map(Vec::len).sum::<usize>();
+        let rows = self.lists.iter().map(|list| list.as_ref().map_or(looking.rows, Vec::len));
+        self.counts.read += rows.sum::<usize>();
         Reading::Rows(&self.lists)
     }
 

@@ -88,6 +88,20 @@ fn the_newest_is_one_of_the_budget_and_new_nodes_are_always_there() {
 }
 
 #[test]
+fn full_heads_read_everything_and_so_does_a_group_with_one() {
+    let looking = Looking { layer: 2, rows: 5, new: 1 };
+    let lists = |text| settings(text, &ModelFacts::example()).choose(&looking, &SCORES);
+    let whole = |text| lists(text).iter().map(Option::is_none).collect::<Vec<_>>();
+    assert_eq!(whole("budget=2,full=1.3"), [false, true, false, true]);
+    assert_eq!(whole("budget=2,full=3,sharing=per-kv"), [false, true]);
+    let tide = &mut Tide::new(settings("budget=2,start=0,full=1", &ModelFacts::example()));
+    assert_eq!(tide.read(&Looking { layer: 0, ..looking }), Reading::AllScored);
+    tide.scored(&Looking { layer: 0, ..looking }, &SCORES);
+    assert!(matches!(tide.read(&Looking { layer: 1, ..looking }), Reading::Rows(_)));
+    assert_eq!(tide.counts.read, 4 * 5 + (3 * 2 + 5));
+}
+
+#[test]
 fn what_does_not_fit_the_model_is_refused_with_what_would() {
     let facts = ModelFacts::example();
     for (text, knob, range) in [
@@ -95,6 +109,8 @@ fn what_does_not_fit_the_model_is_refused_with_what_would() {
         ("correction=2", "correction", "3 to 3"),
         ("correction=1,start=0,budget=9", "", ""),
         ("correction=4", "correction", "3 to 3"),
+        ("full=2 4", "full", "below"),
+        ("full=one", "full", "4 query heads"),
         ("start=3,correction=3", "correction", "give 0"),
     ] {
         match Settings::new(&knobs(text), &facts) {
