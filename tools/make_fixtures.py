@@ -29,6 +29,9 @@ SMALL = dict(vocab_size=96, hidden_size=48, intermediate_size=64, num_hidden_lay
              num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
 TINY = SMALL | dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1)
 SMALL_GPT2 = dict(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=40, bos_token_id=1, eos_token_id=2)
+SMALL_BERT = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                  max_position_embeddings=40)
+ROBERTA = SMALL_BERT | dict(max_position_embeddings=42, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)
 YARN = dict(rope_type="yarn", factor=4.0, rope_theta=100.0, original_max_position_embeddings=512)
 
 
@@ -46,6 +49,9 @@ class Case:
     shard: str = "1GB"
     generate: bool = False
     tokenizer: str = ""  # the folder under tokenizers/ whose files are copied in
+    types: bool = False  # random token_type_ids
+    pad: bool = False  # hidden tokens are the padding token
+    gamma: bool = False  # norms named as TensorFlow did
     edit: dict = field(default_factory=dict)  # changes to config.json: a value, or None to remove the key
 
 
@@ -103,6 +109,19 @@ def cases():
     yield Case("gpt2-unscaled", gpt2, SMALL_GPT2 | dict(scale_attn_weights=False, activation_function="relu"), "left-positions")
     yield Case("gpt2-bare-names", "GPT2Model", SMALL_GPT2, edit=dict(architectures=["GPT2LMHeadModel"]))
 
+    bert, roberta, xlm = "BertModel", "RobertaModel", "XLMRobertaModel"
+    tokens = "ForTokenClassification"
+    yield Case("bert", bert, SMALL_BERT, types=True)
+    yield Case("bert-padding", bert, SMALL_BERT | dict(hidden_act="gelu_new", layer_norm_eps=1e-3), "both", types=True)
+    yield Case("bert-positions", bert, SMALL_BERT | dict(type_vocab_size=3, hidden_act="relu"), "left-positions", types=True)
+    yield Case("bert-tokens", "Bert" + tokens, SMALL_BERT | dict(hidden_size=64, num_labels=2), "right", types=True)
+    yield Case("bert-tokens-legacy", "Bert" + tokens, SMALL_BERT | dict(num_labels=5), gamma=True)
+    yield Case("roberta", roberta, ROBERTA, "right")
+    yield Case("roberta-left", roberta, ROBERTA | dict(num_attention_heads=2), "left", pad=True)
+    yield Case("xlm-roberta", xlm, ROBERTA)
+    yield Case("xlm-roberta-padding", xlm, ROBERTA | dict(pad_token_id=3), "both", pad=True)
+    yield Case("xlm-roberta-tokens", "XLMRoberta" + tokens, ROBERTA | dict(hidden_size=64, num_labels=2), "right", pad=True)
+
 
 def randomise(model, seed):
     """Weights large enough that every part matters: an error anywhere moves the output."""
@@ -123,6 +142,17 @@ def randomise(model, seed):
 
 def inputs(case, vocab, seed):
     """Two rows of tokens with the padding asked for."""
+    batch = padded(case, vocab, seed)
+    if case.types:
+        generator = torch.Generator().manual_seed(seed + 1)
+        types = case.config.get("type_vocab_size", 2)
+        batch["token_type_ids"] = torch.randint(0, types, batch["input_ids"].shape, generator=generator)
+    if case.pad:
+        batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, case.config["pad_token_id"])
+    return batch
+
+
+def padded(case, vocab, seed):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocab, (2, case.length), generator=generator)
     if case.batch == "none":
@@ -173,13 +203,21 @@ def add_mask_buffers(folder, layers, positions):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def rename_norms(path):
+    """Checkpoints that came from TensorFlow call the weight of a norm gamma, its bias beta."""
+    tensors = load_file(path)
+    old = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    save_file({old(name): value for name, value in tensors.items()}, path, metadata={"format": "pt"})
+
+
 def outputs(model, batch):
     """One forward pass, the tuple of hidden states spread into numbered names."""
     result = model(**batch, output_hidden_states=True)
     named = {f"hidden_states.{i}": state for i, state in enumerate(result.hidden_states)}
     named["last_hidden_state"] = result.hidden_states[-1]
-    if "logits" in result:
-        named["logits"] = result.logits
+    for name in ("logits", "pooler_output"):
+        if result.get(name) is not None:
+            named[name] = result[name]
     return {name: value.contiguous().clone() for name, value in named.items()}
 
 
@@ -215,6 +253,8 @@ def write(case, out):
     model = architecture(architecture.config_class(**case.config)).eval()
     randomise(model, seed)
     model.to(case.dtype).save_pretrained(folder, max_shard_size=case.shard)
+    if case.gamma:
+        rename_norms(folder / "model.safetensors")
     edit_config(folder / "config.json", case)
     if case.name == "gpt2-bare-names":
         add_mask_buffers(folder, model.config.n_layer, model.config.n_positions)

@@ -7,7 +7,6 @@ use serde::Serialize;
 use whit::load::safetensors::{self, Safetensors};
 use whit::load::{self, RawTensor};
 use whit::models;
-use whit::models::forward::{self, Inputs};
 use whit::nn::vars::Storage;
 
 use crate::context::Context;
@@ -18,8 +17,8 @@ use crate::output;
 /// Run one forward pass of a model on tensors from a file
 ///
 /// Inputs and outputs are safetensors files whose tensors are named as the arguments and output fields of
-/// transformers' models: `input_ids`, `attention_mask` and `position_ids` go in; `logits`, `last_hidden_state`
-/// and `hidden_states.0`, `hidden_states.1`, ... come out, all in f32.
+/// transformers' models: `input_ids`, `attention_mask`, `position_ids` and `token_type_ids` go in, as the model takes them; `logits`,
+/// `last_hidden_state`, `pooler_output` and `hidden_states.0`, `hidden_states.1`, ... come out, all in f32.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A model folder, a .gguf file, or owner/name on the hub
@@ -61,9 +60,8 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let options = load::Options { offline: arguments.offline, ..Default::default() };
     let files = load::open(&arguments.model, &options)?;
     let storage = storage(&arguments.dtype, &files.config, context)?;
-    let (model, head) = models::backbone(&files.config, files.weights.as_ref(), &storage, &|_| {})?;
-    let inputs = Inputs::read(&Safetensors::open(&arguments.input)?, &model)?;
-    let outputs = forward::forward(&model, head, &inputs);
+    let model = models::network(&files.config, files.weights.as_ref(), &storage, &|_| {})?;
+    let outputs = model.forward(&Safetensors::open(&arguments.input)?)?;
     let named: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     safetensors::save(&arguments.out, &named, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
 
@@ -77,7 +75,7 @@ fn storage(dtype: &str, config: &serde_json::Value, context: &Context) -> Result
     if context.device != DeviceName::Cpu {
         return Ok(Storage::Dense(context.device.open()));
     }
-    let layers = (models::architecture(config)?.config)(config).map_err(models::ModelError::from)?.layers;
+    let layers = models::facts(config)?.layers;
     let precision = models::precision(dtype, layers)
         .map_err(|message| AppError::input(message, "f32 is the default and the exact one"))?;
     Ok(Storage::Packed(precision))

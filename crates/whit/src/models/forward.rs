@@ -20,10 +20,12 @@ const KNOWN: [&str; 3] = ["input_ids", "attention_mask", "position_ids"];
 #[derive(Debug, Error)]
 pub enum ForwardError {
     /// The file has an input that no model here takes.
-    #[error("unknown input `{name}`; a language model takes {}", KNOWN.join(", "))]
+    #[error("unknown input `{name}`; this model takes {known}")]
     UnknownInput {
         /// Its name.
         name: String,
+        /// What the model takes.
+        known: String,
     },
     /// There are no tokens.
     #[error("input `input_ids` is missing: the tokens, integers of shape [batch, length]")]
@@ -68,14 +70,14 @@ pub enum ForwardError {
 }
 
 /// The inputs of one pass over `batch` rows of `length` tokens, all of them row after row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
     batch: usize,
     length: usize,
     ids: Vec<u32>,
     positions: Vec<u32>,
-    /// Whether a token may be seen by others; all may where none.
-    visible: Option<Vec<bool>>,
+    /// What attention may see besides the causal rule: `[batch, 1, length, length]`; all where none.
+    mask: Option<TensorData>,
 }
 
 /// Named tensors in the order of the peer's output.
@@ -87,11 +89,8 @@ impl Inputs {
     /// # Errors
     /// If an input is unknown, missing, misshapen, of a wrong type, or has a value that the model has no row for.
     pub fn read(file: &dyn Checkpoint, model: &Decoder) -> Result<Self, ForwardError> {
-        if let Some(name) = file.names().into_iter().find(|name| !KNOWN.contains(&name.as_str())) {
-            return Err(ForwardError::UnknownInput { name });
-        }
-        let [batch, length] = shape(file)?;
-        let table = Table { file, batch, length };
+        let table = Table::new(file, &KNOWN)?;
+        let [batch, length] = [table.batch, table.length];
         let config = model.config();
         let largest = config.vocab_size as u32 - 1;
         let ids = table.indices("input_ids", largest)?.ok_or(ForwardError::NoTokens)?;
@@ -101,24 +100,17 @@ impl Inputs {
         };
         let positions = match table.indices("position_ids", largest)? {
             Some(positions) => positions,
-            None => table.counted(largest)?,
+            None => {
+                table.fits(largest as usize + 1)?;
+                (0..batch).flat_map(|_| 0..length as u32).collect()
+            }
         };
-        let mask = table.integers("attention_mask")?;
-        let visible = mask.map(|mask| mask.iter().map(|&value| value != 0).collect());
-        Ok(Self { batch, length, ids, positions, visible })
-    }
-
-    /// What attention may see besides the causal rule: `[batch, 1, length, length]`.
-    fn mask(&self) -> Option<TensorData> {
-        let visible = self.visible.as_ref().filter(|visible| visible.contains(&false))?;
-        let rows = visible.chunks_exact(self.length).flat_map(|row| std::iter::repeat_n(row, self.length));
-        let values: Vec<bool> = rows.flatten().copied().collect();
-        Some(TensorData::new(values, [self.batch, 1, self.length, self.length]))
+        Ok(Self { batch, length, ids, positions, mask: table.mask()? })
     }
 }
 
 /// `[batch, length]` of the tokens.
-fn shape(file: &dyn Checkpoint) -> Result<[usize; 2], ForwardError> {
+pub(super) fn shape(file: &dyn Checkpoint) -> Result<[usize; 2], ForwardError> {
     let found = file.info("input_ids").ok_or(ForwardError::NoTokens)?.shape;
     match found[..] {
         [batch, length] if batch > 0 && length > 0 => Ok([batch, length]),
@@ -131,13 +123,33 @@ fn shape(file: &dyn Checkpoint) -> Result<[usize; 2], ForwardError> {
 }
 
 /// The input file, whose tensors are all `[batch, length]`.
-struct Table<'a> {
+pub(super) struct Table<'a> {
     file: &'a dyn Checkpoint,
     batch: usize,
     length: usize,
 }
 
-impl Table<'_> {
+impl<'a> Table<'a> {
+    /// The inputs in `file`, all of which must be among `known`.
+    pub(super) fn new(file: &'a dyn Checkpoint, known: &[&str]) -> Result<Self, ForwardError> {
+        if let Some(name) = file.names().into_iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(ForwardError::UnknownInput { name, known: known.join(", ") });
+        }
+        let [batch, length] = shape(file)?;
+        Ok(Self { file, batch, length })
+    }
+
+    /// What attention may see by `attention_mask`: `[batch, 1, length, length]`, where anything is hidden.
+    pub(super) fn mask(&self) -> Result<Option<TensorData>, ForwardError> {
+        let Some(mask) = self.integers("attention_mask")? else { return Ok(None) };
+        if !mask.contains(&0) {
+            return Ok(None);
+        }
+        let rows = mask.chunks_exact(self.length).flat_map(|row| std::iter::repeat_n(row, self.length));
+        let values: Vec<bool> = rows.flatten().map(|&value| value != 0).collect();
+        Ok(Some(TensorData::new(values, [self.batch, 1, self.length, self.length])))
+    }
+
     /// An input of whole numbers; a single row stands for all. `None` where the file lacks it.
     fn integers(&self, name: &'static str) -> Result<Option<Vec<i64>>, ForwardError> {
         let Some(info) = self.file.info(name) else { return Ok(None) };
@@ -154,7 +166,7 @@ impl Table<'_> {
     }
 
     /// An input of indices into a table whose last row is `largest`.
-    fn indices(&self, name: &'static str, largest: u32) -> Result<Option<Vec<u32>>, ForwardError> {
+    pub(super) fn indices(&self, name: &'static str, largest: u32) -> Result<Option<Vec<u32>>, ForwardError> {
         let Some(values) = self.integers(name)? else { return Ok(None) };
         let checked = values.iter().enumerate().map(|(at, &value)| match u32::try_from(value) {
             Ok(index) if index <= largest => Ok(index),
@@ -166,14 +178,14 @@ impl Table<'_> {
         checked.collect::<Result<_, _>>().map(Some)
     }
 
-    /// Positions from 0 in every row.
-    fn counted(&self, largest: u32) -> Result<Vec<u32>, ForwardError> {
-        if self.length > largest as usize + 1 {
-            let found = vec![self.batch, self.length];
-            let wanted = format!("rows of at most {} tokens, as the model has positions", largest as u64 + 1);
-            return Err(ForwardError::Shape { name: "input_ids", found, wanted });
+    /// Checks that the rows have at most `most` tokens.
+    pub(super) fn fits(&self, most: usize) -> Result<(), ForwardError> {
+        if self.length <= most {
+            return Ok(());
         }
-        Ok((0..self.batch).flat_map(|_| 0..self.length as u32).collect())
+        let found = vec![self.batch, self.length];
+        let wanted = format!("rows of at most {most} tokens, as the model has positions");
+        Err(ForwardError::Shape { name: "input_ids", found, wanted })
     }
 }
 
@@ -203,18 +215,13 @@ pub fn forward(model: &Decoder, head: bool, inputs: &Inputs) -> Outputs {
     let reached = inputs.positions.iter().max().map_or(0, |last| last + 1);
     let lengths = vec![reached; inputs.ids.len()];
     let tokens = Tokens { ids: &inputs.ids, positions: &inputs.positions, lengths: &lengths };
-    let mut recorder =
-        Recorder { inner: Batched::causal(inputs.batch), mask: inputs.mask(), states: Vec::new() };
+    let mut recorder = Recorder::new(Batched::causal(inputs.batch), inputs.mask.clone());
     let last = model.forward(tokens, &mut recorder);
     let mut states = recorder.states;
     states.pop(); // what leaves the last layer; the peer reports it normalised
     states.push(last.clone());
 
-    let named = |name: String, tensor: Tensor<2>| {
-        let values = op::host(tensor);
-        let shape = vec![inputs.batch, inputs.length, values.width()];
-        (name, RawTensor::from_f32(shape, values.data()))
-    };
+    let named = |name: String, tensor: Tensor<2>| named(name, [inputs.batch, inputs.length], tensor);
     let mut outputs = Vec::with_capacity(states.len() + 2);
     if head {
         outputs.push(named("logits".into(), model.logits(last.clone())));
@@ -226,12 +233,24 @@ pub fn forward(model: &Decoder, head: bool, inputs: &Inputs) -> Outputs {
     outputs
 }
 
+/// An output `[batch, length, width]`.
+pub(super) fn named(name: String, [batch, length]: [usize; 2], tensor: Tensor<2>) -> (String, RawTensor) {
+    let values = op::host(tensor);
+    (name, RawTensor::from_f32(vec![batch, length, values.width()], values.data()))
+}
+
 /// Attention with the padding's mask, keeping what enters every layer.
-struct Recorder {
+pub(super) struct Recorder {
     inner: Batched,
     /// The mask until the first layer shows the device where it belongs.
     mask: Option<TensorData>,
-    states: Vec<Tensor<2>>,
+    pub(super) states: Vec<Tensor<2>>,
+}
+
+impl Recorder {
+    pub(super) fn new(inner: Batched, mask: Option<TensorData>) -> Self {
+        Self { inner, mask, states: Vec::new() }
+    }
 }
 
 impl Attend for Recorder {

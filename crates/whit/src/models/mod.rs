@@ -3,11 +3,17 @@
 //! A file says how its `config.json` becomes a [`DecoderConfig`], and how its tensors are named
 //! where they differ from the names that the blocks ask for. Adding one is a file and a word below.
 
+mod bert;
 mod config;
+pub mod encoder;
 pub mod forward;
+mod network;
+mod roberta;
 mod stored;
+mod xlm_roberta;
 
 pub use config::ConfigError;
+pub use network::{Network, network};
 use stored::Bare;
 pub use stored::{Shared, Stored};
 
@@ -59,6 +65,21 @@ pub enum ModelError {
         /// The name in the file.
         found: String,
     },
+    /// A text encoder where a language model is needed.
+    #[error("config.json: `{found}` is a text encoder, which writes no text; a language model is needed")]
+    NoDecoder {
+        /// The name in the file.
+        found: String,
+    },
+    /// Another model where a text encoder is needed.
+    #[error(
+        "config.json: `{found}` is no text encoder; supported: {}",
+        encoder::ENCODERS.iter().map(|one| one.id).collect::<Vec<_>>().join(", ")
+    )]
+    NoEncoder {
+        /// The name in the file.
+        found: String,
+    },
     /// A field of `config.json` is missing or wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -83,7 +104,8 @@ pub enum ModelError {
 }
 
 fn known() -> String {
-    ARCHITECTURES.iter().map(|architecture| architecture.id).collect::<Vec<_>>().join(", ")
+    let decoders = ARCHITECTURES.iter().map(|architecture| architecture.id);
+    decoders.chain(encoder::ENCODERS.iter().map(|one| one.id)).collect::<Vec<_>>().join(", ")
 }
 
 /// The architecture that a configuration names.
@@ -93,7 +115,10 @@ fn known() -> String {
 pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError> {
     let id = config::text(config, "model_type")?;
     let found = ARCHITECTURES.iter().find(|architecture| architecture.id == id);
-    found.ok_or_else(|| ModelError::Unknown { found: id.to_owned() })
+    found.ok_or_else(|| match encoder::architecture(config) {
+        Some(_) => ModelError::NoDecoder { found: id.to_owned() },
+        None => ModelError::Unknown { found: id.to_owned() },
+    })
 }
 
 /// What methods need to know of the model that `config` describes.
@@ -101,6 +126,9 @@ pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError>
 /// # Errors
 /// If the architecture is unknown or the configuration is wrong.
 pub fn facts(config: &Value) -> Result<ModelFacts, ModelError> {
+    if let Some(architecture) = encoder::architecture(config) {
+        return Ok(encoder::facts(architecture, &architecture.config(config)?));
+    }
     let architecture = architecture(config)?;
     let decoder = (architecture.config)(config)?;
     Ok(ModelFacts::decoder(architecture.id, &decoder))
@@ -133,7 +161,7 @@ fn build(
     let stored = Stored(checkpoint);
     let named: Box<dyn Source> = if Bare::suits(&stored) { Box::new(Bare(stored)) } else { Box::new(stored) };
     let source = (architecture.adapt)(named, &config);
-    fits(&config, source.as_ref(), storage)?;
+    fits(config.weight_bytes(storage, |name| source.native(name)), storage)?;
     Ok(Decoder::new(config, &Vars::new(source.as_ref(), storage).with_progress(progress))?)
 }
 
@@ -157,8 +185,7 @@ pub fn backbone(
 }
 
 /// Refuses, before anything is read, a model whose weights would not fit into memory.
-fn fits(config: &DecoderConfig, source: &dyn Source, storage: &Storage) -> Result<(), ModelError> {
-    let needed = config.weight_bytes(storage, |name| source.native(name));
+fn fits(needed: u64, storage: &Storage) -> Result<(), ModelError> {
     let Some(available) = crate::measure::memory::available() else { return Ok(()) };
     if needed <= available {
         return Ok(());

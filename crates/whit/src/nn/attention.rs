@@ -58,12 +58,14 @@ pub trait Attend {
     }
 }
 
-/// Causal attention inside each of `batch` sequences of one length, without a cache: training and
+/// Attention inside each of `batch` sequences of one length, without a cache: training and
 /// whole-sequence forward passes. Differentiable.
 #[derive(Clone, Debug)]
 pub struct Batched {
     /// The number of sequences; tokens are ordered sequence after sequence.
     pub batch: usize,
+    /// Whether a token sees only those before it.
+    pub causal: bool,
     /// What may be seen besides the causal rule: `[batch, 1 or heads, tokens, tokens]`, true where visible.
     pub mask: Option<Tensor<4, Bool>>,
 }
@@ -71,7 +73,12 @@ pub struct Batched {
 impl Batched {
     /// Plain causal attention in `batch` sequences.
     pub fn causal(batch: usize) -> Self {
-        Self { batch, mask: None }
+        Self { batch, causal: true, mask: None }
+    }
+
+    /// Attention in both directions in `batch` sequences, of what `mask` lets see.
+    pub fn whole(batch: usize, mask: Option<Tensor<4, Bool>>) -> Self {
+        Self { batch, causal: false, mask }
     }
 }
 
@@ -83,7 +90,7 @@ impl Attend for Batched {
         };
         let options = Options {
             scale: Some(site.scale),
-            causal: true,
+            causal: self.causal,
             window: site.window,
             mask: self.mask.clone(),
             ..Options::default()
@@ -95,5 +102,28 @@ impl Attend for Batched {
             &options,
         );
         output.swap_dims(1, 2).reshape([tokens, heads * head_dim])
+    }
+}
+
+/// Attention in both directions inside each of several texts of any lengths, so that none needs padding.
+#[derive(Clone, Debug)]
+pub struct Separate {
+    /// The tokens of each text; tokens are ordered text after text.
+    pub lengths: Vec<usize>,
+}
+
+impl Attend for Separate {
+    fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
+        if let [_] = self.lengths[..] {
+            return Batched::whole(1, None).attend(site, queries, keys, values);
+        }
+        let mut start = 0;
+        let mut attend = |&length: &usize| {
+            let rows = start..start + length;
+            start = rows.end;
+            let part = |x: &Tensor<3>| x.clone().slice([rows.clone()]);
+            Batched::whole(1, None).attend(site, part(&queries), part(&keys), part(&values))
+        };
+        Tensor::cat(self.lengths.iter().map(&mut attend).collect(), 0)
     }
 }

@@ -32,6 +32,21 @@ pub enum Role {
     Head,
 }
 
+/// The bytes that `matrices` will hold in this storage.
+pub fn weight_bytes(matrices: &[Matrix], storage: &Storage, native: impl Fn(&str) -> WeightType) -> u64 {
+    let bytes = |matrix: &Matrix| {
+        let values = (matrix.outputs * matrix.inputs) as u64;
+        match storage {
+            Storage::Dense(_) => values * 4,
+            Storage::Packed(precision) => {
+                let kind = precision.for_matrix(&matrix.name, matrix.inputs, || native(&matrix.name));
+                kind.bytes_of(values)
+            }
+        }
+    };
+    matrices.iter().map(bytes).sum()
+}
+
 impl DecoderConfig {
     /// All matrices, in the order of the forward pass. A tied head is its table.
     pub fn matrices(&self) -> Vec<Matrix> {
@@ -55,17 +70,7 @@ impl DecoderConfig {
 
     /// The bytes that the matrices will hold in this storage.
     pub fn weight_bytes(&self, storage: &Storage, native: impl Fn(&str) -> WeightType) -> u64 {
-        let bytes = |matrix: &Matrix| {
-            let values = (matrix.outputs * matrix.inputs) as u64;
-            match storage {
-                Storage::Dense(_) => values * 4,
-                Storage::Packed(precision) => {
-                    let kind = precision.for_matrix(&matrix.name, matrix.inputs, || native(&matrix.name));
-                    kind.bytes_of(values)
-                }
-            }
-        };
-        self.matrices().iter().map(bytes).sum()
+        weight_bytes(&self.matrices(), storage, native)
     }
 
     fn layer_matrices(&self, layer: usize) -> Vec<Matrix> {

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod attention;
 pub mod decoder;
+pub mod encoder;
 pub mod embedding;
 pub mod experts;
 pub mod inventory;

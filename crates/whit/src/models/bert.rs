@@ -1,0 +1,7 @@
+//! BERT (Devlin et al., 2018): positions from 0, two token types.
+
+use super::encoder::EncoderArchitecture;
+use crate::nn::encoder::Counting;
+
+pub(super) const ENCODER: EncoderArchitecture =
+    EncoderArchitecture { id: "bert", title: "BERT", prefix: "bert", padding: 0, counting: |_| Counting::FromZero };
