@@ -3,5 +3,10 @@
 use super::encoder::EncoderArchitecture;
 use crate::nn::encoder::Counting;
 
-pub(super) const ENCODER: EncoderArchitecture =
-    EncoderArchitecture { id: "bert", title: "BERT", prefix: "bert", padding: 0, counting: |_| Counting::FromZero };
+pub(super) const ENCODER: EncoderArchitecture = EncoderArchitecture {
+    id: "bert",
+    title: "BERT",
+    prefix: "bert",
+    padding: 0,
+    counting: |_| Counting::FromZero,
+};

@@ -13,7 +13,7 @@ use super::config::{self, ConfigError, size};
 use super::forward::{ForwardError, Outputs, Recorder, Table, named, shape};
 use super::{ModelError, Stored, fits};
 use crate::load::{Checkpoint, RawTensor};
-use crate::methods::{ModelFacts, ModelKind};
+use crate::methods::{Companions, ModelFacts, ModelKind};
 use crate::nn::activation::Activation;
 use crate::nn::attention::Batched;
 use crate::nn::decoder::NormConfig;
@@ -82,7 +82,11 @@ impl EncoderArchitecture {
             (size("hidden_size", json.hidden_size)?, size("num_attention_heads", json.num_attention_heads)?);
         if width % heads != 0 {
             let allowed = format!("it must divide hidden_size ({width})");
-            return Err(ConfigError::Value { field: "num_attention_heads", found: heads.to_string(), allowed });
+            return Err(ConfigError::Value {
+                field: "num_attention_heads",
+                found: heads.to_string(),
+                allowed,
+            });
         }
         let block = BlockConfig {
             width,
@@ -160,6 +164,7 @@ pub(super) fn facts(architecture: &EncoderArchitecture, config: &EncoderConfig) 
         vocabulary: config.vocab_size,
         context: config.context(),
         window: None,
+        companions: Companions::default(),
     }
 }
 
@@ -195,7 +200,8 @@ struct Named<'a> {
 impl Named<'_> {
     /// The name in the file; the plain one where there is none, for the message.
     fn place(&self, name: &str) -> String {
-        let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let old =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
         let below = |name: &str| format!("{}.{name}", self.prefix);
         let candidates = [name.to_owned(), below(name), old.clone(), below(&old)];
         let headed = self.stored.has(&below("embeddings.word_embeddings.weight"));

@@ -138,7 +138,9 @@ impl EncoderConfig {
                 matrix(format!("encoder.layer.{layer}.{part}.weight"), outputs, inputs, Role::Layer)
             };
             let attention = ["attention.self.query", "attention.self.key", "attention.self.value"];
-            all.extend(attention.iter().chain(&["attention.output.dense"]).map(|name| of(name, width, width)));
+            all.extend(
+                attention.iter().chain(&["attention.output.dense"]).map(|name| of(name, width, width)),
+            );
             all.extend([of("intermediate.dense", inner, width), of("output.dense", width, inner)]);
         }
         if self.pooler {
@@ -155,7 +157,8 @@ impl Encoder {
     /// # Errors
     /// If a variable is missing or has another shape than the configuration says.
     pub fn new(config: EncoderConfig, vars: &Vars<'_>) -> Result<Self, VarsError> {
-        let (width, embeddings, stack) = (config.block.width, vars.at("embeddings"), vars.at("encoder.layer"));
+        let (width, embeddings, stack) =
+            (config.block.width, vars.at("embeddings"), vars.at("encoder.layer"));
         let layers = (0..config.layers).map(|layer| Block::new(&config.block, layer, &stack.at(layer)));
         let pooler = || vars.linear("pooler.dense", width, width, true);
         let classifier = |labels| vars.linear("classifier", labels, width, true);
@@ -266,8 +269,7 @@ mod tests {
 
     fn config(counting: Counting) -> EncoderConfig {
         let norm = NormConfig { centred: true, epsilon: 1e-12 };
-        let block =
-            BlockConfig { width: 32, feed_forward: 48, heads: 4, norm, activation: Activation::Gelu };
+        let block = BlockConfig { width: 32, feed_forward: 48, heads: 4, norm, activation: Activation::Gelu };
         EncoderConfig {
             vocab_size: 50,
             max_positions: 20,
@@ -303,7 +305,8 @@ mod tests {
     #[test]
     fn a_text_is_encoded_the_same_alone_in_company_and_padded() {
         let storage = Storage::Packed(Precision::Native);
-        let model = Encoder::new(config(Counting::FromZero), &Vars::new(&Random { seed: 1 }, &storage)).unwrap();
+        let model =
+            Encoder::new(config(Counting::FromZero), &Vars::new(&Random { seed: 1 }, &storage)).unwrap();
         let rows: [&[u32]; 3] = [&[3, 4, 5, 6, 7], &[9], &[8, 7, 6]];
         let run = |rows: &[&[u32]], attend: &mut dyn Attend| {
             let ids = rows.concat();

@@ -3,8 +3,8 @@
 pub mod activation;
 pub mod attention;
 pub mod decoder;
-pub mod encoder;
 pub mod embedding;
+pub mod encoder;
 pub mod experts;
 pub mod inventory;
 pub mod linear;
