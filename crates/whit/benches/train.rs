@@ -26,7 +26,7 @@ fn step(criterion: &mut Criterion) {
     let mut memories = Memories::new();
     let tokens = SHAPE.rows * SHAPE.sequence;
     let ids = |shift: usize| (0..tokens).map(|at| ((at + shift) * 7919 % VOCABULARY) as u32).collect();
-    let batch = Batch { inputs: ids(0), targets: ids(1) };
+    let batch = Batch { shape: SHAPE, inputs: ids(0), targets: ids(1) };
     let mut count = 0;
     let mut group = criterion.benchmark_group("train");
     group.sample_size(10).throughput(Throughput::Elements(tokens as u64));
@@ -34,7 +34,7 @@ fn step(criterion: &mut Criterion) {
         bencher.iter(|| {
             let network = model.take().expect("every step puts it back");
             let mut gradients = Named::new();
-            add_gradients(&network, &mut loss(&network, &batch, SHAPE).backward(), &mut gradients);
+            add_gradients(&network, &mut loss(&network, &batch).backward(), &mut gradients);
             count += 1;
             let update = Update { gradients, learning_rate: 1e-3, count };
             let norm = update.norm();

@@ -25,17 +25,28 @@ impl Packed {
     /// If `weight` does not have `outputs * inputs` values.
     pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "the weight is not {outputs} by {inputs}");
-        let depth = Format::Bf16.words(inputs);
-        let mut panels = Words::zeros(right_words(outputs, depth));
+        let mut packed = Self::zeros(outputs, inputs);
+        packed.set_rows(0, weight);
+        packed
+    }
+
+    /// Room for weights that come in pieces.
+    pub(super) fn zeros(outputs: usize, inputs: usize) -> Self {
+        Self { panels: Words::zeros(right_words(outputs, Format::Bf16.words(inputs))), outputs, inputs }
+    }
+
+    /// Packs rows from `first` on, a multiple of the panels' width.
+    pub(super) fn set_rows(&mut self, first: usize, weight: &[f32]) {
+        let (rows, depth) = (weight.len() / self.inputs.max(1), Format::Bf16.words(self.inputs));
         let source = Matrix {
             data: weight,
-            depth: inputs,
-            line_stride: inputs,
+            depth: self.inputs,
+            line_stride: self.inputs,
             depth_stride: 1,
             format: Format::Bf16,
         };
-        pack_right(&source, outputs, depth, &mut panels);
-        Self { panels, outputs, inputs }
+        let panels = first * depth..first * depth + right_words(rows, depth);
+        pack_right(&source, rows, depth, &mut self.panels[panels]);
     }
 
     /// The size of a row of `x`.

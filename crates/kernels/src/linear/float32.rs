@@ -22,11 +22,28 @@ impl Packed {
     /// If `weight` does not have `outputs * inputs` values.
     pub fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "the weight is not {outputs} by {inputs}");
-        let mut panels = Words::zeros(right_words(outputs, inputs));
-        let source =
-            Matrix { data: weight, depth: inputs, line_stride: inputs, depth_stride: 1, format: Format::F32 };
-        pack_right(&source, outputs, inputs, &mut panels);
-        Self { panels, outputs, inputs }
+        let mut packed = Self::zeros(outputs, inputs);
+        packed.set_rows(0, weight);
+        packed
+    }
+
+    /// Room for weights that come in pieces.
+    pub(super) fn zeros(outputs: usize, inputs: usize) -> Self {
+        Self { panels: Words::zeros(right_words(outputs, inputs)), outputs, inputs }
+    }
+
+    /// Packs rows from `first` on, a multiple of the panels' width.
+    pub(super) fn set_rows(&mut self, first: usize, weight: &[f32]) {
+        let (rows, depth) = (weight.len() / self.inputs.max(1), self.inputs);
+        let source = Matrix {
+            data: weight,
+            depth: self.inputs,
+            line_stride: self.inputs,
+            depth_stride: 1,
+            format: Format::F32,
+        };
+        let panels = first * depth..first * depth + right_words(rows, depth);
+        pack_right(&source, rows, depth, &mut self.panels[panels]);
     }
 
     /// The size of a row of `x`.

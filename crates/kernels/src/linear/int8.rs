@@ -3,6 +3,8 @@
 //! The layout is that of [`super::panels`] with the scales of a panel (`f32`) before its groups; rows
 //! are filled up with zeros to whole groups. Levels are kept with 128 added.
 
+use std::ops::Range;
+
 use super::LinearError;
 use super::blocks::GROUP;
 use super::panels::{self, LANES, Panels, SLICES, WIDTH, group_bytes};
@@ -17,21 +19,24 @@ pub(super) const HEAD: usize = WIDTH * size_of::<f32>();
 /// Bytes of a group of a panel.
 pub(super) const UNIT: usize = SLICES * group_bytes(8);
 
-/// Quantises and packs rows.
-pub(super) fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
+/// Panels of zeros.
+pub(super) fn zeros(outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
     let groups = inputs.div_ceil(GROUP);
-    let mut panels = Panels::new(outputs, groups, HEAD, (groups, UNIT))?;
+    Panels::new(outputs, groups, HEAD, (groups, UNIT))
+}
+
+/// Quantises and packs some rows, whole panels of them or the last.
+pub(super) fn pack(panels: &mut Panels, rows: Range<usize>, weight: &[f32], inputs: usize) {
     let size = panels.panel;
-    parallel::pieces(panels.bytes_mut(), size, |index, panel| {
+    parallel::pieces(panels.rows_mut(&rows), size, |index, panel| {
         let first = index * WIDTH;
         let (head, groups) = panel.split_at_mut(HEAD);
         groups.fill(128);
-        for column in 0..WIDTH.min(outputs.saturating_sub(first)) {
+        for column in 0..WIDTH.min(rows.len().saturating_sub(first)) {
             let scale = put_row(groups, column, &weight[(first + column) * inputs..][..inputs]);
             head[column * 4..][..4].copy_from_slice(&scale.to_le_bytes());
         }
     });
-    Ok(panels)
 }
 
 /// Writes the levels of a row and returns its scale.

@@ -22,6 +22,7 @@ mod tests;
 mod tile;
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use burn::tensor::Tensor;
@@ -173,6 +174,9 @@ pub enum LinearError {
     },
 }
 
+/// Weights that are set in pieces come in multiples of so many rows, the width of every panel.
+pub const PIECE: usize = 32;
+
 /// The packed weights of a linear layer, `[outputs, inputs]`.
 #[derive(Debug)]
 pub struct PackedLinear {
@@ -204,13 +208,9 @@ impl PackedLinear {
         if outputs.checked_mul(inputs) != Some(weight.len()) {
             return Err(LinearError::Shape { outputs, inputs, found: weight.len() });
         }
-        kind.check_width(inputs)?;
-        let weights = match kind {
-            WeightType::F32 => Weights::F32(float32::Packed::pack(weight, outputs, inputs)),
-            WeightType::Bf16 => Weights::Bf16(bfloat16::Packed::pack(weight, outputs, inputs)),
-            _ => Weights::Quantized(Quantized::pack(weight, outputs, inputs, kind)?),
-        };
-        Ok(Self { inputs, outputs, kind, weights })
+        let mut packed = Self::zeros(outputs, inputs, kind)?;
+        packed.set_rows(0, weight)?;
+        Ok(packed)
     }
 
     /// Packs the bytes of a GGUF tensor of `outputs` rows, one after the other; no precision is lost.
@@ -224,15 +224,94 @@ impl PackedLinear {
         outputs: usize,
         inputs: usize,
     ) -> Result<Self, LinearError> {
-        let (weights, bytes) = blocks::size(kind).ok_or(LinearError::NotBlocks { kind })?;
-        kind.check_width(inputs)?;
-        let expected = (inputs / weights).checked_mul(bytes).and_then(|row| row.checked_mul(outputs));
-        let expected = expected.ok_or(LinearError::TooLarge { outputs, inputs })?;
+        let row = Self::block_row(kind, inputs)?;
+        let expected = row.checked_mul(outputs).ok_or(LinearError::TooLarge { outputs, inputs })?;
         if blocks.len() != expected {
             return Err(LinearError::Bytes { expected, found: blocks.len() });
         }
-        let weights = Weights::Quantized(Quantized::from_blocks(kind, blocks, outputs, inputs)?);
+        let mut packed = Self::zeros(outputs, inputs, kind)?;
+        packed.set_blocks(0, blocks)?;
+        Ok(packed)
+    }
+
+    /// All weights zero, to be filled in pieces of whole rows, so that the unpacked weights need never be
+    /// in memory all at once.
+    ///
+    /// # Errors
+    /// [`LinearError::Width`] if `kind` cannot hold rows of `inputs` weights, [`LinearError::TooLarge`].
+    pub fn zeros(outputs: usize, inputs: usize, kind: WeightType) -> Result<Self, LinearError> {
+        kind.check_width(inputs)?;
+        let fits = outputs.checked_next_multiple_of(PIECE).and_then(|rows| rows.checked_mul(inputs * 4));
+        fits.ok_or(LinearError::TooLarge { outputs, inputs })?;
+        let weights = match kind {
+            WeightType::F32 => Weights::F32(float32::Packed::zeros(outputs, inputs)),
+            WeightType::Bf16 => Weights::Bf16(bfloat16::Packed::zeros(outputs, inputs)),
+            _ => Weights::Quantized(Quantized::zeros(outputs, inputs, kind)?),
+        };
         Ok(Self { inputs, outputs, kind, weights })
+    }
+
+    /// Packs whole rows of weights from row `first` on, quantising them if need be. Pieces begin at a
+    /// multiple of [`PIECE`], and all but the last are one; each row is set once.
+    ///
+    /// # Errors
+    /// [`LinearError::Shape`] if `weight` is not whole rows.
+    ///
+    /// # Panics
+    /// If the piece lies elsewhere: a caller's bug.
+    pub fn set_rows(&mut self, first: usize, weight: &[f32]) -> Result<(), LinearError> {
+        let rows = self.piece(first, weight.len(), self.inputs);
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let rows = rows.ok_or(LinearError::Shape { outputs, inputs, found: weight.len() })?;
+        match &mut self.weights {
+            Weights::F32(weights) => weights.set_rows(first, weight),
+            Weights::Bf16(weights) => weights.set_rows(first, weight),
+            Weights::Quantized(weights) => weights.set_rows(rows, weight),
+        }
+        Ok(())
+    }
+
+    /// Packs the bytes of whole rows of a GGUF tensor from row `first` on; as [`Self::set_rows`].
+    ///
+    /// # Errors
+    /// [`LinearError::NotBlocks`] for the types that are not blocks, [`LinearError::Bytes`] if `blocks`
+    /// are not whole rows.
+    ///
+    /// # Panics
+    /// If the piece lies elsewhere: a caller's bug.
+    pub fn set_blocks(&mut self, first: usize, blocks: &[u8]) -> Result<(), LinearError> {
+        let row = Self::block_row(self.kind, self.inputs)?;
+        let rows = self.piece(first, blocks.len(), row);
+        let expected = row * self.outputs;
+        let rows = rows.ok_or(LinearError::Bytes { expected, found: blocks.len() })?;
+        match &mut self.weights {
+            Weights::Quantized(weights) => weights.set_blocks(rows, blocks),
+            Weights::F32(_) | Weights::Bf16(_) => return Err(LinearError::NotBlocks { kind: self.kind }),
+        }
+        Ok(())
+    }
+
+    /// The bytes of a row of blocks.
+    fn block_row(kind: WeightType, inputs: usize) -> Result<usize, LinearError> {
+        let (weights, bytes) = blocks::size(kind).ok_or(LinearError::NotBlocks { kind })?;
+        kind.check_width(inputs)?;
+        let row = (inputs / weights).checked_mul(bytes);
+        row.ok_or(LinearError::TooLarge { outputs: 1, inputs })
+    }
+
+    /// The rows of a piece of `length` items, of which a row has `row`; none if they are not whole rows.
+    fn piece(&self, first: usize, length: usize, row: usize) -> Option<Range<usize>> {
+        if !length.is_multiple_of(row.max(1)) {
+            return None;
+        }
+        let rows = first..first + length / row.max(1);
+        let whole = rows.len().is_multiple_of(PIECE) || rows.end == self.outputs;
+        assert!(
+            first.is_multiple_of(PIECE) && whole && rows.end <= self.outputs,
+            "rows {rows:?} of {} are no piece",
+            self.outputs
+        );
+        Some(rows)
     }
 
     /// The width of a row of activations.

@@ -8,6 +8,8 @@
 //! `s < 4`, the high half to step `s + 4`; the fifth and sixth bits follow in the same order.
 //! Outputs are filled up with zeros to whole panels.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::LinearError;
@@ -59,9 +61,11 @@ impl Panels {
         bytemuck::cast_slice(&self.memory)
     }
 
-    /// The bytes, to fill.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.memory)
+    /// The bytes of the panels of `rows`, to fill.
+    pub fn rows_mut(&mut self, rows: &Range<usize>) -> &mut [u8] {
+        let panels = rows.start / WIDTH..rows.end.div_ceil(WIDTH);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.memory);
+        &mut bytes[panels.start * self.panel..panels.end * self.panel]
     }
 
     /// The number of panels.
@@ -198,24 +202,27 @@ pub(super) fn get_levels(group: &[u8], bits: u32, lane: usize, levels: &mut [u8]
     }
 }
 
-/// Packs rows of blocks; `fill(output, index)` gives block `index` of row `output`.
+/// Panels of zeros for rows of blocks.
+pub(super) fn zeros<F: Layout>(outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
+    Panels::new(outputs, inputs / GROUP, 0, (inputs / F::LENGTH, F::BLOCK))
+}
+
+/// Packs some rows of blocks, whole panels of them or the last; `fill(row, index)` gives block `index` of
+/// the `row`-th of these rows.
 pub(super) fn pack<F: Layout>(
-    outputs: usize,
-    inputs: usize,
+    panels: &mut Panels,
+    rows: Range<usize>,
     fill: impl Fn(usize, usize) -> Block + Sync,
-) -> Result<Panels, LinearError> {
-    let blocks = inputs / F::LENGTH;
-    let mut panels = Panels::new(outputs, inputs / GROUP, 0, (blocks, F::BLOCK))?;
+) {
     let size = panels.panel.max(1);
-    parallel::pieces(panels.bytes_mut(), size, |index, panel| {
+    parallel::pieces(panels.rows_mut(&rows), size, |index, panel| {
         let first = index * WIDTH;
         for (index, bytes) in panel.chunks_exact_mut(F::BLOCK).enumerate() {
-            for column in 0..WIDTH.min(outputs.saturating_sub(first)) {
+            for column in 0..WIDTH.min(rows.len().saturating_sub(first)) {
                 put_block::<F>(bytes, column, &fill(first + column, index));
             }
         }
     });
-    Ok(panels)
 }
 
 /// Writes the block of output `column` of the panel.

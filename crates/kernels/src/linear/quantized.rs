@@ -1,10 +1,16 @@
 //! Packed weights of 8 bits and fewer.
 
+use std::ops::Range;
+
 use super::blocks::{self, Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
 use super::multiply::Enter;
 use super::panels::{self, Layout, Panels};
 use super::tile::{Blocks, Rows};
 use super::{LinearError, WeightType, int8, lanes};
+
+fn zeros_of<F: Layout>(outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
+    panels::zeros::<F>(outputs, inputs)
+}
 
 /// Weights in panels.
 #[derive(Debug)]
@@ -16,38 +22,31 @@ pub(super) struct Quantized {
 }
 
 impl Quantized {
-    /// Quantises and packs; the caller has checked the sizes.
-    pub fn pack(
-        weight: &[f32],
-        outputs: usize,
-        inputs: usize,
-        kind: WeightType,
-    ) -> Result<Self, LinearError> {
-        fn all<F: Layout>(weight: &[f32], outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
-            panels::pack::<F>(outputs, inputs, |output, block| {
-                blocks::nearest::<F>(&weight[output * inputs + block * F::LENGTH..][..F::LENGTH])
-            })
-        }
-        let panels =
-            with_format!(kind, all(weight, outputs, inputs), else int8::pack(weight, outputs, inputs))?;
+    /// Room for rows; the caller has checked the sizes.
+    pub fn zeros(outputs: usize, inputs: usize, kind: WeightType) -> Result<Self, LinearError> {
+        let panels = with_format!(kind, zeros_of(outputs, inputs), else int8::zeros(outputs, inputs))?;
         Ok(Self { kind, panels, outputs, inputs })
     }
 
-    /// Packs the blocks of a file; the caller has checked the sizes.
-    pub fn from_blocks(
-        kind: WeightType,
-        bytes: &[u8],
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Self, LinearError> {
-        fn pack<F: Layout>(bytes: &[u8], outputs: usize, inputs: usize) -> Result<Panels, LinearError> {
-            panels::pack::<F>(outputs, inputs, |output, block| {
-                F::decode(&bytes[(output * (inputs / F::LENGTH) + block) * F::BYTES..][..F::BYTES])
-            })
+    /// Quantises and packs some rows; the caller has checked the sizes.
+    pub fn set_rows(&mut self, rows: Range<usize>, weight: &[f32]) {
+        fn set<F: Layout>(panels: &mut Panels, rows: Range<usize>, weight: &[f32], inputs: usize) {
+            panels::pack::<F>(panels, rows, |row, block| {
+                blocks::nearest::<F>(&weight[row * inputs + block * F::LENGTH..][..F::LENGTH])
+            });
         }
-        let panels =
-            with_format!(kind, pack(bytes, outputs, inputs), else Err(LinearError::NotBlocks { kind }))?;
-        Ok(Self { kind, panels, outputs, inputs })
+        let (panels, inputs) = (&mut self.panels, self.inputs);
+        with_format!(self.kind, set(panels, rows, weight, inputs), else int8::pack(panels, rows, weight, inputs));
+    }
+
+    /// Packs the blocks of some rows of a file; the caller has checked the sizes.
+    pub fn set_blocks(&mut self, rows: Range<usize>, bytes: &[u8]) {
+        fn set<F: Layout>(panels: &mut Panels, rows: Range<usize>, bytes: &[u8], inputs: usize) {
+            panels::pack::<F>(panels, rows, |row, block| {
+                F::decode(&bytes[(row * (inputs / F::LENGTH) + block) * F::BYTES..][..F::BYTES])
+            });
+        }
+        with_format!(self.kind, set(&mut self.panels, rows, bytes, self.inputs), else unreachable!("int8 is no block type"));
     }
 
     /// The memory that the panels take.

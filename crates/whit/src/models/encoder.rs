@@ -223,8 +223,12 @@ impl Source for Named<'_> {
         self.stored.rows(&self.place(name), rows, width, init)
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        self.stored.blocks(&self.place(name))
+    fn block_type(&self, name: &str) -> Option<WeightType> {
+        self.stored.block_type(&self.place(name))
+    }
+
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        self.stored.blocks(&self.place(name), rows)
     }
 
     fn native(&self, name: &str) -> WeightType {

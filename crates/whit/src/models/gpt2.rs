@@ -154,9 +154,13 @@ impl Source for Renamed<'_> {
             .collect())
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
+    fn block_type(&self, name: &str) -> Option<WeightType> {
         let place = self.place(name);
-        if place.transposed || place.third.is_some() { Ok(None) } else { self.source.blocks(&place.name) }
+        if place.transposed || place.third.is_some() { None } else { self.source.block_type(&place.name) }
+    }
+
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        self.source.blocks(&self.place(name).name, rows)
     }
 
     fn native(&self, name: &str) -> WeightType {

@@ -26,27 +26,21 @@ impl Source for Stored<'_> {
     }
 
     fn rows(&self, name: &str, rows: Range<usize>, _: usize, _: Init) -> Result<Vec<f32>, VarsError> {
-        let mut tensor = self.0.read(name)?;
-        let count = tensor.shape.first().copied().unwrap_or(1).max(1);
-        let row = tensor.bytes.len() / count;
-        if rows != (0..count) {
-            tensor.bytes = tensor.bytes[row * rows.start..row * rows.end.min(count)].to_vec();
-        }
-        Ok(tensor.to_f32(name)?)
+        Ok(self.0.read_rows(name, rows)?.to_f32(name)?)
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        let kind = self.0.info(name).map(|info| self.block_type(info.dtype));
-        match kind.flatten() {
-            Some(kind) => Ok(Some((kind, self.0.read(name)?.bytes))),
-            None => Ok(None),
-        }
+    fn block_type(&self, name: &str) -> Option<WeightType> {
+        block_type(self.0.info(name)?.dtype)
+    }
+
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        Ok(self.0.read_rows(name, rows)?.bytes)
     }
 
     fn native(&self, name: &str) -> WeightType {
         match self.0.info(name).map(|info| info.dtype) {
             Some(Dtype::Bf16) => WeightType::Bf16,
-            Some(dtype) => self.block_type(dtype).unwrap_or(WeightType::F32),
+            Some(dtype) => block_type(dtype).unwrap_or(WeightType::F32),
             None => WeightType::F32,
         }
     }
@@ -69,8 +63,12 @@ impl Source for Shared {
         Stored(self.0.as_ref()).rows(name, rows, width, init)
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        Stored(self.0.as_ref()).blocks(name)
+    fn block_type(&self, name: &str) -> Option<WeightType> {
+        Stored(self.0.as_ref()).block_type(name)
+    }
+
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        Stored(self.0.as_ref()).blocks(name, rows)
     }
 
     fn native(&self, name: &str) -> WeightType {
@@ -78,16 +76,15 @@ impl Source for Shared {
     }
 }
 
-impl Stored<'_> {
-    fn block_type(&self, dtype: Dtype) -> Option<WeightType> {
-        match dtype {
-            Dtype::Q4_0 => Some(WeightType::Q4_0),
-            Dtype::Q8_0 => Some(WeightType::Q8_0),
-            Dtype::Q4K => Some(WeightType::Q4K),
-            Dtype::Q5K => Some(WeightType::Q5K),
-            Dtype::Q6K => Some(WeightType::Q6K),
-            _ => None,
-        }
+/// The weight type of the kernels that holds the blocks of `dtype` as they are.
+fn block_type(dtype: Dtype) -> Option<WeightType> {
+    match dtype {
+        Dtype::Q4_0 => Some(WeightType::Q4_0),
+        Dtype::Q8_0 => Some(WeightType::Q8_0),
+        Dtype::Q4K => Some(WeightType::Q4K),
+        Dtype::Q5K => Some(WeightType::Q5K),
+        Dtype::Q6K => Some(WeightType::Q6K),
+        _ => None,
     }
 }
 
@@ -118,8 +115,12 @@ impl Source for Bare<'_> {
         self.0.rows(self.place(name), rows, width, init)
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        self.0.blocks(self.place(name))
+    fn block_type(&self, name: &str) -> Option<WeightType> {
+        self.0.block_type(self.place(name))
+    }
+
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        self.0.blocks(self.place(name), rows)
     }
 
     fn native(&self, name: &str) -> WeightType {

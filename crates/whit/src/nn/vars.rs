@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
-use whit_kernels::linear::{LinearError, PackedLinear, WeightType};
+use whit_kernels::linear::{self, LinearError, PackedLinear, WeightType};
 
 use super::decoder::NormConfig;
 use super::embedding::Embedding;
@@ -71,11 +71,14 @@ pub trait Source: Sync {
     /// If the file cannot be read.
     fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError>;
 
-    /// The variable's quantised blocks, where it is stored in a type that can be used as it is.
+    /// The type of the variable's quantised blocks, where it is stored in one that can be used as it is.
+    fn block_type(&self, name: &str) -> Option<WeightType>;
+
+    /// The bytes of some rows of a variable that has a [`block_type`](Self::block_type).
     ///
     /// # Errors
     /// If the file cannot be read.
-    fn blocks(&self, name: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError>;
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError>;
 
     /// The type that keeps the variable's values exactly and compactly.
     fn native(&self, name: &str) -> WeightType;
@@ -199,14 +202,21 @@ impl<'a> Vars<'a> {
         inputs: usize,
     ) -> Result<PackedLinear, VarsError> {
         let failed = |reason| VarsError::Pack { name: path.to_owned(), reason };
-        if precision == Precision::Native
-            && let Some((kind, blocks)) = self.source.blocks(path)?
-        {
-            return PackedLinear::from_blocks(kind, &blocks, outputs, inputs).map_err(failed);
+        let blocks = match precision {
+            Precision::Native => self.source.block_type(path),
+            _ => None,
+        };
+        let kind = blocks.unwrap_or_else(|| precision.for_matrix(path, inputs, || self.source.native(path)));
+        let mut packed = PackedLinear::zeros(outputs, inputs, kind).map_err(failed)?;
+        for start in (0..outputs).step_by(piece(inputs)) {
+            let rows = start..outputs.min(start + piece(inputs));
+            if blocks.is_some() {
+                packed.set_blocks(start, &self.source.blocks(path, rows)?).map_err(failed)?;
+            } else {
+                packed.set_rows(start, &self.source.rows(path, rows, inputs, NORMAL)?).map_err(failed)?;
+            }
         }
-        let kind = precision.for_matrix(path, inputs, || self.source.native(path));
-        let values = self.source.rows(path, 0..outputs, inputs, NORMAL)?;
-        PackedLinear::pack(&values, outputs, inputs, kind).map_err(failed)
+        Ok(packed)
     }
 
     fn device(&self) -> Device {
@@ -215,6 +225,14 @@ impl<'a> Vars<'a> {
             Storage::Packed(_) => Device::flex(),
         }
     }
+}
+
+/// The values that are unpacked at a time while a matrix is packed.
+const UNPACKED: usize = 1 << 22;
+
+/// Rows of `inputs` values that are read at a time.
+fn piece(inputs: usize) -> usize {
+    (UNPACKED / inputs.max(1)).next_multiple_of(linear::PIECE)
 }
 
 const NORMAL: Init = Init::Normal(0.02);
@@ -292,8 +310,12 @@ impl Source for Random {
         })
     }
 
-    fn blocks(&self, _: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        Ok(None)
+    fn block_type(&self, _: &str) -> Option<WeightType> {
+        None
+    }
+
+    fn blocks(&self, name: &str, _: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        Err(VarsError::Missing(name.to_owned()))
     }
 
     fn native(&self, _: &str) -> WeightType {

@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use whit_kernels::cross_entropy::cross_entropy;
 
 use super::run::{Objective, Settings};
-use super::windows::{Batch, Position, Shape, Windows};
+use super::windows::{Batch, Growth, Position, Shape, Windows};
 use super::{TrainError, vocabulary, write_whole};
 use crate::models;
 use crate::nn::attention::Batched;
@@ -29,6 +29,8 @@ pub struct LanguageRecipe {
     pub vocabulary: usize,
     /// The shape of a batch.
     pub shape: Shape,
+    /// How sequences grow to that shape, if they do.
+    pub growth: Option<Growth>,
     /// The share of sequences that hold generated tasks, 0 to 1.
     pub task_share: f64,
     /// How much text is taken.
@@ -113,12 +115,12 @@ impl Language {
     pub fn new(recipe: &LanguageRecipe, corpus: Corpus, tokenizer: Tokenizer) -> Result<Self, TrainError> {
         let end = tokenizer.token_to_id(vocabulary::END).unwrap_or(0);
         let fingerprint = corpus.fingerprint();
-        let windows = |material: Vec<_>, task_share| -> Result<Windows, TrainError> {
+        let windows = |material: Vec<_>, task_share, growth| -> Result<Windows, TrainError> {
             let tokens = vocabulary::encode_documents(&tokenizer, &material, end)?;
-            Ok(Windows { tokens, material, shape: recipe.shape, task_share, end, seed: recipe.seed })
+            Ok(Windows { tokens, material, shape: recipe.shape, growth, task_share, end, seed: recipe.seed })
         };
-        let train = windows(corpus.train, recipe.task_share)?;
-        let held_out = windows(corpus.held_out, 0.0)?;
+        let train = windows(corpus.train, recipe.task_share, recipe.growth)?;
+        let held_out = windows(corpus.held_out, 0.0, None)?;
         Ok(Self { tokenizer, train, held_out, fingerprint })
     }
 }
@@ -127,7 +129,7 @@ impl Objective for Language {
     type Model = Decoder;
 
     fn loss(&self, model: &Decoder, position: Position) -> Result<Tensor<1>, TrainError> {
-        Ok(loss(model, &self.train.batch(&self.tokenizer, position)?, self.train.shape))
+        Ok(loss(model, &self.train.batch(&self.tokenizer, position)?))
     }
 
     fn held_out_loss(&self, model: &Decoder) -> Result<f32, TrainError> {
@@ -135,28 +137,31 @@ impl Objective for Language {
         let mut total = 0.0;
         for part in 0..parts {
             let batch = self.held_out.batch(&self.tokenizer, Position { step: 0, part, parts })?;
-            total += loss(model, &batch, self.held_out.shape).into_scalar::<f32>();
+            total += loss(model, &batch).into_scalar::<f32>();
         }
         Ok(total / parts as f32)
     }
 
     fn items(&self) -> u64 {
-        (self.train.shape.rows * self.train.shape.sequence) as u64
+        self.train.shape.tokens() as u64
     }
 
     fn identity(&self) -> String {
-        let Windows { shape, task_share, seed, .. } = &self.train;
+        let Windows { shape, growth, task_share, seed, .. } = &self.train;
         let Shape { rows, sequence } = shape;
+        let growth = growth.map_or(String::new(), |Growth { first, until }| {
+            format!(" from {first} until step {until}")
+        });
         format!(
-            "corpus {:016x}, {rows} x {sequence} tokens, tasks {task_share}, seed {seed}",
+            "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, seed {seed}",
             self.fingerprint
         )
     }
 }
 
 /// The mean cross-entropy of a batch.
-pub fn loss(model: &Decoder, batch: &Batch, shape: Shape) -> Tensor<1> {
-    cross_entropy(logits(model, &batch.inputs, shape), &batch.targets, None)
+pub fn loss(model: &Decoder, batch: &Batch) -> Tensor<1> {
+    cross_entropy(logits(model, &batch.inputs, batch.shape), &batch.targets, None)
 }
 
 /// Scores over the vocabulary for every token of `rows` sequences: `[rows * sequence, vocabulary]`.

@@ -31,9 +31,39 @@ pub struct Shape {
     pub sequence: usize,
 }
 
+impl Shape {
+    /// The tokens of a batch.
+    pub fn tokens(&self) -> usize {
+        self.rows * self.sequence
+    }
+}
+
+/// Sequences that begin short and grow, the batch keeping its tokens. What has to be found is then near at
+/// first; a model that learns from long sequences at once does not begin to look for it in the time that
+/// a small one trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Tokens of a sequence in the first step; the full length is a multiple by a power of two.
+    pub first: usize,
+    /// The step from which on sequences have their full length; they double at equal distances before.
+    pub until: u64,
+}
+
+impl Growth {
+    /// The shape of the batches of `step`, where `full` is the last one.
+    pub fn shape(&self, full: Shape, step: u64) -> Shape {
+        let doublings = (full.sequence / self.first.max(1)).max(1).ilog2();
+        let missing = u64::from(doublings).saturating_sub(step * u64::from(doublings + 1) / self.until.max(1));
+        let shorter = if step >= self.until { 0 } else { missing as u32 };
+        Shape { rows: full.rows << shorter, sequence: full.sequence >> shorter }
+    }
+}
+
 /// Sequences and, for each of their tokens, the one that follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
+    /// How many there are, of what length.
+    pub shape: Shape,
     /// `[rows, sequence]`.
     pub inputs: Vec<u32>,
     /// `[rows, sequence]`, shifted by one.
@@ -47,8 +77,10 @@ pub struct Windows {
     pub tokens: Vec<u32>,
     /// What the tasks are made of.
     pub material: Vec<Document>,
-    /// The shape of every batch.
+    /// The shape of every batch, once the sequences have grown.
     pub shape: Shape,
+    /// How the sequences grow, if they do.
+    pub growth: Option<Growth>,
     /// The share of rows that hold generated tasks, 0 to 1.
     pub task_share: f64,
     /// The token between samples.
@@ -63,30 +95,30 @@ impl Windows {
     /// # Errors
     /// If the text is shorter than one window, or the tokenizer fails on a task.
     pub fn batch(&self, tokenizer: &Tokenizer, position: Position) -> Result<Batch, TrainError> {
-        let Shape { rows, sequence } = self.shape;
-        let mut batch = Batch { inputs: Vec::with_capacity(rows * sequence), targets: Vec::new() };
+        let shape = self.growth.map_or(self.shape, |growth| growth.shape(self.shape, position.step));
+        let Shape { rows, sequence } = shape;
+        let mut batch = Batch { shape, inputs: Vec::with_capacity(shape.tokens()), targets: Vec::new() };
         let first = (position.step * position.parts + position.part) * rows as u64;
         for row in first..first + rows as u64 {
-            let tokens = self.row(tokenizer, row)?;
+            let tokens = self.row(tokenizer, row, sequence)?;
             batch.inputs.extend_from_slice(&tokens[..sequence]);
             batch.targets.extend_from_slice(&tokens[1..]);
         }
         Ok(batch)
     }
 
-    /// Row number `row` of the run: `sequence + 1` tokens of a task or of the text.
-    fn row(&self, tokenizer: &Tokenizer, row: u64) -> Result<Vec<u32>, TrainError> {
+    /// Row number `row` of those with this length: `sequence + 1` tokens of a task or of the text.
+    fn row(&self, tokenizer: &Tokenizer, row: u64, sequence: usize) -> Result<Vec<u32>, TrainError> {
         let mut random = stream(self.seed, 1, row);
         if random.random_bool(self.task_share) {
-            self.task_row(tokenizer, &mut random)
+            self.task_row(tokenizer, sequence, &mut random)
         } else {
-            self.window(row)
+            self.window(row, sequence)
         }
     }
 
     /// The windows of every epoch are taken in another order, none of them twice.
-    fn window(&self, row: u64) -> Result<Vec<u32>, TrainError> {
-        let sequence = self.shape.sequence;
+    fn window(&self, row: u64, sequence: usize) -> Result<Vec<u32>, TrainError> {
         let count = self.tokens.len().saturating_sub(1) / sequence;
         if count == 0 {
             let found = self.tokens.len();
@@ -100,18 +132,23 @@ impl Windows {
     }
 
     /// Samples of all kinds of task, one after the other, until the row is full.
-    fn task_row(&self, tokenizer: &Tokenizer, random: &mut ChaCha8Rng) -> Result<Vec<u32>, TrainError> {
+    fn task_row(
+        &self,
+        tokenizer: &Tokenizer,
+        sequence: usize,
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<u32>, TrainError> {
         let lines = Lines::new(self.pick(random));
-        let mut tokens = Vec::with_capacity(2 * self.shape.sequence);
-        while tokens.len() <= self.shape.sequence {
+        let mut tokens = Vec::with_capacity(2 * sequence);
+        while tokens.len() <= sequence {
             let kind = Task::ALL[random.random_range(0..Task::ALL.len())];
-            let room = self.shape.sequence + 1 - tokens.len();
+            let room = sequence + 1 - tokens.len();
             let Sample { prompt, answer } = kind.sample(&lines, sample_bytes(room, random), random);
             tokens.extend(encode(tokenizer, &prompt)?);
             tokens.extend(encode(tokenizer, &answer)?);
             tokens.push(self.end);
         }
-        tokens.truncate(self.shape.sequence + 1);
+        tokens.truncate(sequence + 1);
         Ok(tokens)
     }
 
@@ -154,7 +191,7 @@ mod tests {
         let material: Vec<_> = (0..50).map(|i| Document { source: String::new(), text: text(i) }).collect();
         let tokenizer = vocabulary::train(&material, 280).unwrap();
         let shape = Shape { rows: 3, sequence: 40 };
-        (Windows { tokens: (0..1001).collect(), material, shape, task_share, end: 0, seed: 5 }, tokenizer)
+        (Windows { tokens: (0..1001).collect(), material, shape, growth: None, task_share, end: 0, seed: 5 }, tokenizer)
     }
 
     fn at(step: u64) -> Position {
@@ -166,7 +203,7 @@ mod tests {
         let (windows, tokenizer) = windows(0.0);
         let mut starts = HashSet::new();
         for row in 0..25 {
-            let tokens = windows.row(&tokenizer, row).unwrap();
+            let tokens = windows.row(&tokenizer, row, 40).unwrap();
             assert!(tokens.windows(2).all(|pair| pair[1] == pair[0] + 1));
             starts.insert(tokens[0]);
         }
@@ -174,6 +211,20 @@ mod tests {
         let batch = windows.batch(&tokenizer, at(1)).unwrap();
         assert_eq!(batch.inputs.len(), 120);
         assert!(batch.inputs.iter().zip(&batch.targets).all(|(input, target)| target - input == 1));
+    }
+
+    #[test]
+    fn sequences_grow_to_their_full_length() {
+        let full = Shape { rows: 2, sequence: 512 };
+        let growth = Growth { first: 64, until: 400 };
+        let lengths = [0, 99, 100, 200, 300, 400, 900].map(|step| growth.shape(full, step).sequence);
+        assert_eq!(lengths, [64, 64, 128, 256, 512, 512, 512]);
+        assert!((0..500).all(|step| growth.shape(full, step).tokens() == 1024));
+        let (mut windows, tokenizer) = windows(0.5);
+        windows.growth = Some(Growth { first: 20, until: 10 });
+        let batch = windows.batch(&tokenizer, at(0)).unwrap();
+        assert_eq!((batch.shape, batch.inputs.len()), (Shape { rows: 6, sequence: 20 }, 120));
+        assert_eq!(windows.batch(&tokenizer, at(10)).unwrap().shape, windows.shape);
     }
 
     #[test]
@@ -190,7 +241,7 @@ mod tests {
     fn task_rows_are_full_and_short_text_is_refused() {
         let (mut windows, tokenizer) = windows(1.0);
         for row in 0..20 {
-            assert_eq!(windows.row(&tokenizer, row).unwrap().len(), 41);
+            assert_eq!(windows.row(&tokenizer, row, 40).unwrap().len(), 41);
         }
         windows.task_share = 0.0;
         windows.tokens.truncate(20);

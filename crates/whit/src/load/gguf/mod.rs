@@ -19,6 +19,7 @@ mod write_config;
 mod write_tokenizer;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use super::{
     SpecialTokens, TensorInfo, Tokenizer,
 };
 use names::Place;
+use rows::Order;
 
 /// The tensors of a GGUF file under Hugging Face's names and in its row order.
 #[derive(Debug)]
@@ -57,6 +59,18 @@ impl Checkpoint for Gguf {
         let stored = self.source.read(span.start, span.len)?;
         let TensorInfo { dtype, shape } = span.info.clone();
         let bytes = order.restore(stored, shape[0]);
+        Ok(RawTensor { dtype, shape, bytes })
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<RawTensor, LoadError> {
+        let Place { span, order } = self.places.get(name).ok_or_else(|| self.missing(name))?;
+        let (info, range) = span.info.rows(name, &rows)?;
+        let TensorInfo { dtype, shape } = info;
+        let bytes = match order {
+            Order::Plain => self.source.read(span.start + range.start as u64, range.len() as u64)?,
+            // Rows come from anywhere in their head.
+            Order::Interleaved { .. } => self.read(name)?.bytes[range].to_vec(),
+        };
         Ok(RawTensor { dtype, shape, bytes })
     }
 }

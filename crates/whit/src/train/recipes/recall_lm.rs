@@ -9,7 +9,7 @@ use super::{Recipe, rust_lm};
 use crate::train::language::LanguageRecipe;
 use crate::train::run::Settings;
 use crate::train::schedule::Schedule;
-use crate::train::windows::Shape;
+use crate::train::windows::{Growth, Shape};
 
 pub(super) const RECIPE: Recipe = Recipe {
     id: "recall-lm",
@@ -31,5 +31,6 @@ fn family(width: usize, layers: usize, schedule: Schedule) -> LanguageRecipe {
     recipe.config["head_dim"] = json!(width / 4);
     recipe.config["max_position_embeddings"] = json!(2048);
     let settings = Settings { schedule, ..recipe.settings };
-    LanguageRecipe { shape: Shape { rows: 2, sequence: 2048 }, task_share: 0.8, settings, ..recipe }
+    let growth = Some(Growth { first: 64, until: 1_200 });
+    LanguageRecipe { shape: Shape { rows: 2, sequence: 2048 }, growth, task_share: 0.9, settings, ..recipe }
 }

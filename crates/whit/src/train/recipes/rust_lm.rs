@@ -11,7 +11,7 @@ use crate::train::language::LanguageRecipe;
 use crate::train::optimizer::AdamW;
 use crate::train::run::Settings;
 use crate::train::schedule::Schedule;
-use crate::train::windows::Shape;
+use crate::train::windows::{Growth, Shape};
 use crate::world::corpus::Limits;
 
 pub(super) const RECIPE: Recipe = Recipe {
@@ -44,6 +44,7 @@ pub(super) fn language() -> LanguageRecipe {
         }),
         vocabulary: 2048,
         shape: Shape { rows: 4, sequence: 512 },
+        growth: Some(Growth { first: 64, until: 2_000 }),
         task_share: 0.35,
         limits: Limits::default(),
         seed: 1,
