@@ -20,7 +20,7 @@ fn overview(verbosity: u8) -> String {
     let head = ["method", "family", "fidelity", "knobs", "works on", "paper"];
     let rows = METHODS.iter().map(|spec| {
         let knobs = spec.knobs.iter().map(|knob| knob.name).collect::<Vec<_>>().join(" ");
-        let paper = format!("{}, arXiv {}", spec.paper.year, spec.paper.arxiv);
+        let paper = format!("{}, {}", spec.paper.year, spec.paper.source());
         let models = names(spec.models.iter().map(|model| model.name()));
         vec![spec.id.into(), spec.room.to_string(), spec.fidelity.to_string(), knobs, models, paper]
     });

@@ -219,7 +219,8 @@ impl HeadRows {
         self.positions[to] = self.positions[from];
     }
 
-    fn bytes(&self) -> usize {
+    /// The bytes that it holds, room for more rows included.
+    pub fn bytes(&self) -> usize {
         (self.keys.capacity() + self.values.capacity()) * size_of::<f32>()
             + self.positions.capacity() * size_of::<u32>()
     }

@@ -20,7 +20,7 @@ methods! {
     /// Several tokens proposed cheaply and verified in one forward pass.
     drafts { token_recycling }
     /// Keys and values kept, merged or skipped.
-    cache { tidaldecode }
+    cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn }
 }

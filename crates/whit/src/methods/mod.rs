@@ -18,12 +18,15 @@
 
 mod companions;
 mod error;
+pub mod eviction;
 pub mod importance;
 mod knobs;
 #[path = "list.rs"] // so that the `mod` lines inside are relative to this folder
 mod list;
+pub mod merge;
 pub mod page;
 mod plan;
+pub mod scores;
 mod select;
 mod spec;
 mod stages;

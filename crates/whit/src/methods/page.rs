@@ -24,11 +24,11 @@ pub fn markdown(spec: &Spec) -> String {
     push(
         &mut page,
         &format!(
-            "{}, *{}*, {}, [arXiv {}]({})",
+            "{}, *{}*, {}, [{}]({})",
             paper.authors,
             paper.title,
             paper.year,
-            paper.arxiv,
+            paper.source(),
             paper.url()
         ),
     );

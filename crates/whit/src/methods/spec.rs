@@ -72,14 +72,25 @@ pub struct Paper {
     pub authors: &'static str,
     /// The year of the first version.
     pub year: u16,
-    /// The arXiv number.
+    /// The arXiv number, or the address where there is none.
     pub arxiv: &'static str,
 }
 
 impl Paper {
     /// Where to read it.
     pub fn url(&self) -> String {
+        if self.arxiv.starts_with("https:") {
+            return self.arxiv.to_owned();
+        }
         format!("https://arxiv.org/abs/{}", self.arxiv)
+    }
+
+    /// Where it was published, in short: `arXiv 2408.08696`, or the name of the site.
+    pub fn source(&self) -> String {
+        match self.arxiv.strip_prefix("https://") {
+            Some(address) => address.split('/').next().unwrap_or(address).to_owned(),
+            None => format!("arXiv {}", self.arxiv),
+        }
     }
 }
 
