@@ -67,6 +67,7 @@ struct Timings {
     tokens_per_pass: f64,
     cache_bytes: usize,
     draft: Option<String>,
+    lookahead: Option<String>,
 }
 
 /// A prompt in work.
@@ -210,6 +211,7 @@ impl From<Statistics> for Timings {
             tokens_per_pass: decoded as f64 / statistics.decode_passes.max(1) as f64,
             cache_bytes: statistics.cache_bytes,
             draft: statistics.draft,
+            lookahead: statistics.lookahead,
         }
     }
 }
@@ -217,13 +219,14 @@ impl From<Statistics> for Timings {
 impl Timings {
     /// One line for people, after the text.
     fn line(&self) -> String {
-        let draft = self.draft.as_ref().map_or(String::new(), |draft| format!("; {draft}"));
+        let notes: String =
+            [&self.lookahead, &self.draft].into_iter().flatten().map(|note| format!("; {note}")).collect();
         let cut = match self.original_tokens {
             original if original == self.prompt_tokens => String::new(),
             original => format!("of {original} (cut in {:.2} s) ", self.edit_seconds),
         };
         format!(
-            "[prompt {} {cut}tokens at {:.0}/s; {} tokens at {:.1}/s{draft}]",
+            "[prompt {} {cut}tokens at {:.0}/s; {} tokens at {:.1}/s{notes}]",
             self.prompt_tokens, self.prompt_tokens_per_second, self.new_tokens, self.decode_tokens_per_second
         )
     }

@@ -11,7 +11,7 @@ use whit_kernels::op::{self, Host};
 use super::cache::KvCache;
 use super::reading;
 use super::watch::Watch;
-use crate::methods::{AttnPolicy, Looking, MethodError};
+use crate::methods::{AttnPolicy, Look, Looking, MethodError};
 use crate::nn::attention::{Attend, Site};
 use crate::nn::decoder::{Decoder, Tokens};
 
@@ -33,6 +33,8 @@ pub struct Span<'a> {
     pub watch: Option<Watch<'a>>,
     /// Who chooses which keys are read; all are where none.
     pub policy: Option<&'a mut dyn AttnPolicy>,
+    /// Who carries out its attention, in the place of the plain one.
+    pub look: Option<&'a mut dyn Look>,
 }
 
 impl<'a> Span<'a> {
@@ -40,14 +42,14 @@ impl<'a> Span<'a> {
     pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
         let start = cache.position() as u32;
         let positions = (start..start + ids.len() as u32).collect();
-        Self { cache, ids, positions, length, tree: None, watch: None, policy: None }
+        Self { cache, ids, positions, length, tree: None, watch: None, policy: None, look: None }
     }
 }
 
 /// Runs the model over `spans`; returns the hidden states `[tokens, width]`, span after span.
 ///
 /// # Errors
-/// If a method that watches a span fails.
+/// If a method that watches a span or looks in its place fails.
 pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Result<Tensor<2>, MethodError> {
     let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().copied()).collect();
     let positions: Vec<u32> = spans.iter().flat_map(|span| span.positions.iter().copied()).collect();
@@ -79,7 +81,11 @@ impl Attend for Cached<'_> {
             start = rows.end;
             span.push(site, rows.clone(), keys.data(), values.data());
             let width = heads * head_dim;
-            let attended = span.attend(site, &queries.data()[rows.start * width..rows.end * width]);
+            let own = &queries.data()[rows.start * width..rows.end * width];
+            let attended = span.attend(site, own).unwrap_or_else(|failure| {
+                self.failure.get_or_insert(failure);
+                Attended { output: vec![0.0; own.len()], ..Attended::default() }
+            });
             output.extend_from_slice(&attended.output);
             if let Some(watch) = &mut span.watch {
                 let seen = watch.seen(site, attended, span.cache.layer_mut(site.layer));
@@ -102,7 +108,7 @@ impl Span<'_> {
         }
     }
 
-    fn attend(&mut self, site: &Site, queries: &[f32]) -> Attended {
+    fn attend(&mut self, site: &Site, queries: &[f32]) -> Result<Attended, MethodError> {
         let heads = self.cache.layer(site.layer);
         let views: Vec<_> = heads.iter().map(|head| head.view()).collect();
         let mask = self.tree.as_ref().map_or(Mask::Causal, Mask::Tree);
@@ -119,12 +125,17 @@ impl Span<'_> {
             key_bias: None,
             wanted: self.watch.as_ref().map_or(Wanted::default(), |watch| watch.wanted(site)),
         };
-        match &mut self.policy {
+        if let Some(look) = &mut self.look {
+            let output = look.attend(site, &call)?;
+            look.settle(site, self.cache.layer_mut(site.layer))?;
+            return Ok(Attended { output, ..Attended::default() });
+        }
+        Ok(match &mut self.policy {
             Some(policy) if site.window.is_none() => {
                 let looking = Looking { layer: site.layer, rows: call.keys(), new: self.ids.len() };
                 reading::read(*policy, &looking, call)
             }
             _ => attention::attend(&call),
-        }
+        })
     }
 }

@@ -11,7 +11,7 @@ use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
 use super::watch::{Kept, Watch};
 use crate::load::LoadError;
-use crate::methods::{Accepted, MethodError, Moment, PromptRows, Stages, TokenTree, Verified};
+use crate::methods::{Accepted, Ahead, MethodError, Moment, PromptRows, Stages, TokenTree, Verified};
 use crate::nn::decoder::{Decoder, DecoderConfig};
 
 /// What one sequence is asked to do.
@@ -97,6 +97,8 @@ pub struct Statistics {
     pub draft: Option<String>,
     /// What the owner of the attention pattern says it did.
     pub attention: Option<String>,
+    /// What the owner of what is read behind the prompt says it did.
+    pub lookahead: Option<String>,
 }
 
 impl Statistics {
@@ -113,6 +115,7 @@ impl Statistics {
         self.cache_bytes = self.cache_bytes.max(other.cache_bytes);
         self.draft = other.draft.clone().or(self.draft.take());
         self.attention = other.attention.clone().or(self.attention.take());
+        self.lookahead = other.lookahead.clone().or(self.lookahead.take());
     }
 }
 
@@ -125,6 +128,8 @@ pub(super) struct Sequence {
     tokens: Vec<u32>,
     request: Request,
     limit: usize,
+    /// The longest sequence that the model reads.
+    context: usize,
     vocabulary: usize,
     sampler: Sampler,
     stages: Stages,
@@ -142,6 +147,9 @@ pub(super) enum Work {
     Prompt { ids: Vec<u32>, last: bool, shown: bool },
     /// Tokens whose rows are computed again.
     Correct(Vec<u32>),
+    /// The whole prompt, its tokens counted, with the text that is read behind it and forgotten again; and
+    /// whether a draft wants to see the logits.
+    Ahead { ids: Vec<u32>, prompt: usize, shown: bool },
     /// A draft to verify; its root is the newest token.
     Verify(TokenTree),
 }
@@ -161,7 +169,7 @@ impl Work {
     /// How many tokens it is.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Prompt { ids, .. } | Self::Correct(ids) => ids.len(),
+            Self::Prompt { ids, .. } | Self::Ahead { ids, .. } | Self::Correct(ids) => ids.len(),
             Self::Verify(tree) => tree.len(),
         }
     }
@@ -171,7 +179,8 @@ impl Work {
         match self {
             Self::Prompt { ids, shown: true, .. } => 0..ids.len(),
             Self::Prompt { ids, last: true, .. } => ids.len() - 1..ids.len(),
-            Self::Prompt { .. } | Self::Correct(_) => 0..0,
+            Self::Ahead { prompt, shown: true, .. } => 0..prompt - 1,
+            Self::Prompt { .. } | Self::Ahead { .. } | Self::Correct(_) => 0..0,
             Self::Verify(tree) => 0..tree.len(),
         }
     }
@@ -200,6 +209,7 @@ impl Sequence {
             finish: (max_tokens == 0).then_some(Finish::Length),
             tokens: request.prompt.clone(),
             limit: request.prompt.len() + max_tokens,
+            context: config.max_positions,
             vocabulary: config.vocab_size,
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
             statistics: Statistics {
@@ -218,13 +228,17 @@ impl Sequence {
 
     /// What goes through the model for `work`.
     pub(super) fn span(&mut self, work: &Work) -> Span<'_> {
+        if let Work::Ahead { ids, prompt, .. } = work {
+            let span = Span::causal(&mut self.cache, ids.clone(), *prompt as u32);
+            return Span { look: self.stages.lookahead.as_deref_mut().map(|ahead| ahead as _), ..span };
+        }
         let base = self.cache.position();
         // The length that the sequence reaches in this pass, with all of its prompt.
         let length = self.tokens.len() as u32;
         let prompt = self.request.prompt.len();
         let (moment, remaining) = match work {
             Work::Prompt { last: true, .. } => (Moment::Prompt, 0),
-            Work::Prompt { ids, .. } => (Moment::Chunk, prompt - base - ids.len()),
+            Work::Prompt { ids, .. } | Work::Ahead { ids, .. } => (Moment::Chunk, prompt - base - ids.len()),
             Work::Verify(_) | Work::Correct(_) => (Moment::Step, 0),
         };
         let policies = &mut self.stages.kv_policies[..];
@@ -233,7 +247,7 @@ impl Sequence {
         let cache = &mut self.cache;
         let tree = match work {
             // Rows that are computed again were seen before.
-            Work::Correct(ids) => return Span::causal(cache, ids.clone(), length),
+            Work::Correct(ids) | Work::Ahead { ids, .. } => return Span::causal(cache, ids.clone(), length),
             Work::Prompt { ids, .. } => {
                 let watch = watch.is_needed().then_some(watch);
                 return Span { watch, ..Span::causal(cache, ids.clone(), length) };
@@ -248,6 +262,7 @@ impl Sequence {
             tree: (tree.len() > 1).then(|| mask(tree)),
             watch: watch.is_needed().then_some(watch),
             policy: self.stages.attention.as_deref_mut().map(|policy| policy as _),
+            look: None,
         }
     }
 
@@ -256,16 +271,19 @@ impl Sequence {
         if let Some(ids) = self.stale(chunk) {
             return Ok(Work::Correct(ids));
         }
-        let pending = &self.tokens[self.cache.position()..];
         if self.statistics.new_tokens == 0 {
-            let ids = pending[..pending.len().min(chunk)].to_vec();
             let shown = self.stages.draft.as_ref().is_some_and(|draft| draft.wants_prompt());
+            if let Some(ids) = self.ahead()? {
+                return Ok(Work::Ahead { ids, prompt: self.tokens.len(), shown });
+            }
+            let pending = &self.tokens[self.cache.position()..];
+            let ids = pending[..pending.len().min(chunk)].to_vec();
             return Ok(Work::Prompt { last: ids.len() == pending.len(), shown, ids });
         }
         let room = self.limit - self.tokens.len() - 1;
         let tree = match &mut self.stages.draft {
             Some(draft) if room > 0 => draft.propose(&self.tokens, room)?,
-            _ => TokenTree::root(pending[0]),
+            _ => TokenTree::root(self.tokens[self.cache.position()]),
         };
         Ok(Work::Verify(tree))
     }
@@ -281,6 +299,16 @@ impl Sequence {
         let first = self.cache.position();
         let last = self.correcting.min(first + chunk);
         (first < last).then(|| self.tokens[first..last].to_vec())
+    }
+
+    /// The whole prompt with a text behind it, if there is one to be read before all else.
+    fn ahead(&mut self) -> Result<Option<Vec<u32>>, MethodError> {
+        let Some(ahead) = self.stages.lookahead.as_mut().filter(|_| self.cache.position() == 0) else {
+            return Ok(None);
+        };
+        let room = self.limit.min(self.context) - self.tokens.len();
+        let text = ahead.tokens(&Ahead { prompt: &self.tokens, room, stop: &self.request.stop_tokens })?;
+        Ok(text.map(|text| [&self.tokens[..], &text].concat()))
     }
 
     /// Takes what the pass gave; returns the tokens gained.
@@ -299,6 +327,17 @@ impl Sequence {
             }
             Work::Correct(_) => {
                 self.statistics.decode_seconds += seconds;
+                Ok(Vec::new())
+            }
+            Work::Ahead { ids, prompt, shown } => {
+                self.statistics.prompt_seconds += seconds;
+                let kept = prompt - 1;
+                self.cache.truncate(kept);
+                if let Some(draft) = &mut self.stages.draft {
+                    let hidden = &hidden[..kept * (hidden.len() / ids.len())];
+                    let logits = if *shown { logits } else { &[] };
+                    draft.prompt(&PromptRows { ids: &ids[..kept], logits, hidden });
+                }
                 Ok(Vec::new())
             }
             Work::Verify(tree) => {
@@ -362,7 +401,9 @@ impl Sequence {
     pub(super) fn statistics(&self) -> Statistics {
         let draft = self.stages.draft.as_ref().map(|draft| draft.report());
         let attention = self.stages.attention.as_ref().map(|policy| policy.report());
-        Statistics { cache_bytes: self.cache.bytes(), draft, attention, ..self.statistics.clone() }
+        let lookahead = self.stages.lookahead.as_ref().map(|ahead| ahead.report());
+        let cache_bytes = self.cache.bytes();
+        Statistics { cache_bytes, draft, attention, lookahead, ..self.statistics.clone() }
     }
 }
 

@@ -233,6 +233,7 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         tree: Some(BitMatrix::from_fn(8, 8, |node, seen| bits[node] >> seen & 1 == 1)),
         watch: None,
         policy: None,
+        look: None,
     };
     let found = logits(&model, span);
     for node in 0..tree.len() {

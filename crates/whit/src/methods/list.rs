@@ -20,7 +20,9 @@ methods! {
     /// Several tokens proposed cheaply and verified in one forward pass.
     drafts { token_recycling }
     /// Keys and values kept, merged or skipped.
-    cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems }
+    cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems spec_kv }
+    /// Prompts cut, tokens merged or dropped.
+    tokens { spec_pc }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn }
 }

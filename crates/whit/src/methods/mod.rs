@@ -19,6 +19,8 @@
 mod companions;
 mod error;
 pub mod eviction;
+pub mod foresight;
+pub mod gaze;
 pub mod importance;
 mod knobs;
 #[path = "list.rs"] // so that the `mod` lines inside are relative to this folder
@@ -31,6 +33,8 @@ mod select;
 mod spec;
 mod stages;
 pub mod successors;
+#[cfg(test)]
+mod testing;
 mod tree;
 pub mod tuner;
 

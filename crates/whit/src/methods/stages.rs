@@ -7,11 +7,13 @@ use std::fmt::{self, Debug};
 use std::ops::Range;
 
 use serde::Serialize;
+use whit_kernels::attention::Call;
 
 use super::spec::names;
 use super::{Accepted, MethodError, TokenTree};
 use crate::generate::cache::HeadRows;
 use crate::generate::prompt::Written;
+use crate::nn::attention::Site;
 use crate::nn::decoder::Decoder;
 use crate::shrink::{Block, Outcome, ShrinkError, Subject};
 
@@ -19,6 +21,7 @@ names! {
     /// A moment at which methods are called, in the order of a request.
     StageKind {
         PromptEdit = "prompt-edit", "Before the prompt is read.";
+        Lookahead = "lookahead", "Before the prompt is read, to read drafted text behind it; in each layer, to choose what stays.";
         KvPolicy = "kv-policy", "After a layer has read a chunk of the prompt, and between decode steps.";
         AttnPolicy = "attn-policy", "Before the attention of a layer.";
         Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
@@ -57,6 +60,49 @@ pub trait PromptEdit: Debug + Send {
     /// # Errors
     /// If the prompt does not fit the method's knobs.
     fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError>;
+}
+
+/// Carries out the attention of one pass, layer by layer, in the place of the plain one.
+pub trait Look: Debug + Send {
+    /// The output of one layer's attention: `[queries, heads, head_dim]`.
+    ///
+    /// # Errors
+    /// If the call does not fit the method's knobs.
+    fn attend(&mut self, site: &Site, call: &Call<'_>) -> Result<Vec<f32>, MethodError>;
+
+    /// May change the cached rows of that layer, one entry for each key-value head, afterwards.
+    ///
+    /// # Errors
+    /// If the cache does not fit the method's knobs.
+    fn settle(&mut self, site: &Site, cache: &mut [HeadRows]) -> Result<(), MethodError> {
+        let _ = (site, cache);
+        Ok(())
+    }
+}
+
+/// A prompt that is about to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead<'a> {
+    /// Its tokens.
+    pub prompt: &'a [u32],
+    /// The most tokens that the answer may have and the model can read behind the prompt.
+    pub room: usize,
+    /// Tokens that end the text.
+    pub stop: &'a [u32],
+}
+
+/// Lets the model read drafted text behind the prompt, to see what it will look at: one pass over all of it,
+/// whose attention is this method's ([`Look`]). The rows of the drafted text and of the prompt's last token
+/// are then forgotten, and the last token is read again on what is left, as the first of the plain passes.
+pub trait Lookahead: Look {
+    /// The text to read behind the prompt, which may be empty; `None` reads the prompt as without the method.
+    ///
+    /// # Errors
+    /// If there is no such text.
+    fn tokens(&mut self, ahead: &Ahead<'_>) -> Result<Option<Vec<u32>>, MethodError>;
+
+    /// What it did for this sequence, in words, for the report.
+    fn report(&self) -> String;
 }
 
 /// What a [`KvPolicy`] is called after.
@@ -276,6 +322,8 @@ pub trait WeightEdit: Debug + Send {
 pub enum Stage {
     /// See [`PromptEdit`].
     PromptEdit(Box<dyn PromptEdit>),
+    /// See [`Lookahead`].
+    Lookahead(Box<dyn Lookahead>),
     /// See [`KvPolicy`].
     KvPolicy(Box<dyn KvPolicy>),
     /// See [`AttnPolicy`].
@@ -293,6 +341,8 @@ pub enum Stage {
 pub struct Stages {
     /// Called one after the other, each on what the one before left.
     pub prompt_edits: Vec<Box<dyn PromptEdit>>,
+    /// The owner of what is read behind the prompt.
+    pub lookahead: Option<Box<dyn Lookahead>>,
     /// Called one after the other, each on what the one before left.
     pub kv_policies: Vec<Box<dyn KvPolicy>>,
     /// The owner of the attention pattern.
@@ -309,6 +359,7 @@ impl Stages {
     /// Adds the stages of another method behind these.
     pub fn append(&mut self, other: Self) {
         self.prompt_edits.extend(other.prompt_edits);
+        self.lookahead = other.lookahead.or(self.lookahead.take());
         self.kv_policies.extend(other.kv_policies);
         self.attention = other.attention.or(self.attention.take());
         self.draft = other.draft.or(self.draft.take());
@@ -320,6 +371,7 @@ impl Stages {
     pub fn kinds(&self) -> Vec<StageKind> {
         let present = [
             (!self.prompt_edits.is_empty(), StageKind::PromptEdit),
+            (self.lookahead.is_some(), StageKind::Lookahead),
             (!self.kv_policies.is_empty(), StageKind::KvPolicy),
             (self.attention.is_some(), StageKind::AttnPolicy),
             (self.draft.is_some(), StageKind::Draft),
@@ -336,6 +388,7 @@ impl FromIterator<Stage> for Stages {
         for stage in stages {
             match stage {
                 Stage::PromptEdit(stage) => all.prompt_edits.push(stage),
+                Stage::Lookahead(stage) => all.lookahead = Some(stage),
                 Stage::KvPolicy(stage) => all.kv_policies.push(stage),
                 Stage::AttnPolicy(stage) => all.attention = Some(stage),
                 Stage::Draft(stage) => all.draft = Some(stage),

@@ -1,0 +1,577 @@
+//! SpecKV (Galim et al., 2025, arXiv 2506.08373): which rows of the key-value cache matter is for later
+//! queries to say, and a small draft model guesses the text that they will come from. The draft writes
+//! ahead; the model reads the prompt with that text behind it, and in every layer the queries of the
+//! text and of the end of the prompt vote on the rows that each head keeps. The drafted text is
+//! forgotten, the other rows are dropped, and decoding goes on from the last token of the prompt. Long
+//! prompts are read with sparse attention, whose columns are the rows that won the vote.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use whit_kernels::attention::{self, Call, VerticalSlash, vertical_slash};
+
+use crate::generate::cache::HeadRows;
+use crate::methods::foresight::{Foresight, NEED, ON_DRAFT_ERROR, PAPER, Reader, Recent, uncut};
+use crate::methods::gaze::{Gaze, votes};
+use crate::methods::importance::{Choice, best, max_pool};
+use crate::methods::{
+    Access, Ahead, Claim, Edited, Fidelity, Headline, Kind, Knob, Knobs, Look, Lookahead, Method,
+    MethodError, ModelFacts, ModelKind, Prompt, PromptEdit, Resource, Room, Spec, Stage, StageKind, Stages,
+    Value,
+};
+use crate::nn::attention::Site;
+
+/// The description of the method.
+pub static SPEC: Spec = Spec {
+    id: "spec-kv",
+    title: "SpecKV (draft-based approximate inference, cache)",
+    paper: PAPER,
+    room: Room::Cache,
+    fidelity: Fidelity::Lossy,
+    summary: "A small draft model of the same family guesses how the text will go on. The model reads the \
+              prompt with that guess behind it, and the guess's queries, which resemble those to come, vote in \
+              every layer and head on which rows of the cache stay. The guess never reaches the output. A \
+              cache of a fixed size is left, and long prompts are read with sparse attention. Nothing is \
+              trained.",
+    long: LONG,
+    stages: &[StageKind::PromptEdit, StageKind::Lookahead],
+    claims: &[
+        Claim { resource: Resource::Prompt, access: Access::Transform },
+        Claim { resource: Resource::AttentionPattern, access: Access::Transform },
+        Claim { resource: Resource::KvRows, access: Access::Own },
+    ],
+    knobs: &[
+        Knob {
+            name: "capacity",
+            kind: Kind::Int { min: 0, max: 8192 },
+            default: Value::Int(256),
+            off: Some(Value::Int(0)),
+            help: "rows of the prompt that each head keeps; shorter prompts are left as they are",
+        },
+        Knob {
+            name: "window",
+            kind: Kind::Int { min: 1, max: 4096 },
+            default: Value::Int(32),
+            off: None,
+            help: "rows at the end of the prompt that always stay, and whose queries vote too",
+        },
+        Knob {
+            name: "kernel",
+            kind: Kind::Int { min: 1, max: 1024 },
+            default: Value::Int(7),
+            off: None,
+            help: "votes are smoothed by the greatest of so many; odd",
+        },
+        Knob {
+            name: "lookahead",
+            kind: Kind::Int { min: 0, max: 65_536 },
+            default: Value::Int(65_536),
+            off: None,
+            help: "tokens that the draft writes, at most as many as were asked for; at 0 the window votes alone",
+        },
+        Knob {
+            name: "band",
+            kind: Kind::Int { min: 64, max: 65_536 },
+            default: Value::Int(2048),
+            off: None,
+            help: "latest keys that a query sees where reading is sparse; a multiple of 64",
+        },
+        Knob {
+            name: "columns",
+            kind: Kind::Int { min: 0, max: 65_536 },
+            default: Value::Int(2048),
+            off: None,
+            help: "further keys that it sees there; prompts of up to band + columns are read densely",
+        },
+        Knob {
+            name: "prompt",
+            kind: Kind::Int { min: 0, max: 1_000_000 },
+            default: Value::Int(0),
+            off: None,
+            help: "first cut the prompt to so many tokens as spec-pc does, with the same run of the draft; 0 does not",
+        },
+        ON_DRAFT_ERROR,
+    ],
+    needs: &[NEED],
+    models: &[ModelKind::Decoder],
+    headlines: &[
+        Headline {
+            setting: "Qwen2.5-32B, LongBench, 256 rows kept",
+            metric: "score (47.78 with the full cache)",
+            baseline: "SnapKV 42.98, LAQ++ 45.79",
+            result: "SpecKV 46.06, SpecKV-PC 46.48",
+        },
+        Headline {
+            setting: "64K tokens of context",
+            metric: "latency, peak memory",
+            baseline: "LAQ++",
+            result: "75 % lower latency, about 25 GB less",
+        },
+    ],
+    build,
+};
+
+const LONG: &str = "\
+## How it works
+
+1. Prompts of up to `capacity` tokens are left as they are, and the draft does not run.
+2. The draft model reads the prompt and writes on, greedily, for as many tokens as were asked for (at most
+   `lookahead`), or until the text ends.
+3. The model reads the prompt and the draft's text in one pass. In each layer the attention weights of the drafted
+   tokens and of the last `window` + 1 tokens of the prompt on all rows before are taken; each row's score is the most
+   that a query of any of the head's group gave it, and scores are smoothed by the greatest of `kernel` around each.
+4. A head keeps its `capacity` - `window` best rows and the `window` rows before the prompt's last token. Heads and
+   layers keep different rows. All else is dropped at once, so that no more than one layer is ever held whole.
+5. The last token of the prompt is read again on what is left, at its own position, and decoding goes on from there.
+   Positions stay those of the whole text. The drafted text is forgotten and never reaches the output.
+
+Where prompt and draft are longer than `band` + `columns`, step 3 reads sparsely: a query sees the latest `band` keys and,
+for each head, the `columns` best rows by the same scores. Work then grows with the length and not with its square.
+
+With `prompt` above 0 this is the paper's SpecKV-PC: the draft's attention (its later half of layers, 64 last tokens,
+smoothing and neighbours of 32, as in `spec-pc`) first cuts the prompt to so many tokens, and the text that the same run
+of the draft writes then votes on the rows of what is left.
+
+## When it pays
+
+When a long prompt is followed by many tokens: every step then reads `capacity` rows instead of all. The draft has to be
+good enough to write something like the answer; a random one does no harm beyond a worse vote, since the end of the
+prompt votes too. Short prompts gain nothing. The dropped rows are gone: a later turn that asks for something else finds
+less. Reading costs a run of the draft and the drafted tokens on top.
+
+## What is ours
+
+Kept rows stay in the order of the text. Drafts are greedy, whatever the sampling of the request. Layers with a sliding
+window keep all their rows, since the kernel tells such rows apart by where they lie; sparse reading does not touch them
+either. In SpecKV-PC the first token always stays. `lookahead=0` is the vote of the window alone, which is SnapKV's. The
+sparse pattern is exact (a band of keys, no blocks; columns inside the band count once). `on-draft-error=dense` keeps
+the whole cache where the draft fails, for instance because its context is too short. Drafts for the latest prompts are
+remembered.";
+
+fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
+    Ok(Arc::new(SpecKv { shared: Arc::new(Shared::new(knobs, model)?) }))
+}
+
+fn check(knobs: &Knobs, settings: &Settings) -> Result<(), MethodError> {
+    let Settings { capacity, window, kernel, band, columns, .. } = *settings;
+    if kernel.is_multiple_of(2) {
+        return Err(knobs.unfit("kernel", "an odd number has a middle"));
+    }
+    if !band.is_multiple_of(64) {
+        return Err(knobs.unfit("band", "it must be a multiple of 64"));
+    }
+    if window >= capacity {
+        return Err(knobs.unfit("window", format!("it must be less than the capacity of {capacity}")));
+    }
+    if capacity > band + columns {
+        let most = band + columns;
+        return Err(knobs.unfit("capacity", format!("it may be {most}, which is band + columns, at most")));
+    }
+    Ok(())
+}
+
+/// The paper's choice of prompt tokens in SpecKV-PC, if wanted.
+fn cut(knobs: &Knobs) -> Result<Option<Choice>, MethodError> {
+    let choice = Choice { capacity: knobs.int("prompt"), window: 64, kernel: 32, neighbours: 32 };
+    match choice.capacity {
+        0 => Ok(None),
+        1..64 => Err(knobs.unfit("prompt", "it must be 0, or 64 at least, the last tokens that stay")),
+        _ => Ok(Some(choice)),
+    }
+}
+
+/// The knobs.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    capacity: usize,
+    window: usize,
+    kernel: usize,
+    lookahead: usize,
+    band: usize,
+    columns: usize,
+}
+
+/// The method, built for one model.
+#[derive(Debug)]
+struct SpecKv {
+    shared: Arc<Shared>,
+}
+
+/// What all sequences share.
+#[derive(Debug)]
+struct Shared {
+    foresight: Foresight,
+    settings: Settings,
+    /// How the prompt is cut first, in SpecKV-PC.
+    cut: Option<Choice>,
+    /// Drafts for the latest prompts.
+    recent: Recent<Vec<u32>>,
+}
+
+impl Shared {
+    fn new(knobs: &Knobs, model: &ModelFacts) -> Result<Self, MethodError> {
+        let settings = Settings {
+            capacity: knobs.int("capacity"),
+            window: knobs.int("window"),
+            kernel: knobs.int("kernel"),
+            lookahead: knobs.int("lookahead"),
+            band: knobs.int("band"),
+            columns: knobs.int("columns"),
+        };
+        check(knobs, &settings)?;
+        let (cut, foresight) = (cut(knobs)?, Foresight::new(knobs, model)?);
+        Ok(Self { foresight, settings, cut, recent: Recent::default() })
+    }
+}
+
+impl Method for SpecKv {
+    fn begin(&self) -> Stages {
+        let shared = &self.shared;
+        let run = Arc::default();
+        let cutter = Cutter { shared: Arc::clone(shared), run: Arc::clone(&run) };
+        let voter = Voter::new(shared, run);
+        Stages::from_iter([Stage::PromptEdit(Box::new(cutter)), Stage::Lookahead(Box::new(voter))])
+    }
+
+    fn expect(&self) -> String {
+        let Settings { capacity, band, columns, .. } = self.shared.settings;
+        let cut =
+            self.shared.cut.map_or(String::new(), |cut| format!("prompts cut to {} tokens, ", cut.capacity));
+        format!("{cut}caches cut to {capacity} rows, reading sparse above {} tokens", band + columns)
+    }
+}
+
+/// A run of the draft that the prompt's cut hands on, with the prompt that it read.
+type Run = Arc<Mutex<Option<Reader>>>;
+
+/// SpecKV-PC's cut of the prompt.
+#[derive(Debug)]
+struct Cutter {
+    shared: Arc<Shared>,
+    run: Run,
+}
+
+impl PromptEdit for Cutter {
+    fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError> {
+        let Shared { cut, foresight, settings, .. } = &*self.shared;
+        let Some(cut) = cut.filter(|cut| prompt.ids.len() > cut.capacity) else {
+            return Ok(Edited::Unchanged);
+        };
+        let mut gaze = Gaze::new(cut.window, foresight.middle_layer(), prompt.ids.len());
+        let read = foresight.read(prompt.ids, Some(&mut gaze)).map(Some);
+        let Some(reader) = foresight.forgive(read)? else { return Ok(Edited::Unchanged) };
+        let cut = cut.choose(&gaze.scores, &uncut(prompt, true));
+        if cut.len() > settings.capacity {
+            *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        }
+        Ok(Edited::Kept(cut))
+    }
+}
+
+/// The vote of one sequence.
+#[derive(Debug)]
+struct Voter {
+    shared: Arc<Shared>,
+    run: Run,
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// Tokens that the draft wrote; none if all rows are kept.
+    drafted: Option<usize>,
+    /// Rows that the answer will add.
+    room: usize,
+    /// For each head of the layer in work, the rows that stay. Empty where all do.
+    kept: Vec<Vec<usize>>,
+}
+
+impl Lookahead for Voter {
+    fn tokens(&mut self, ahead: &Ahead<'_>) -> Result<Option<Vec<u32>>, MethodError> {
+        let settings = self.shared.settings;
+        if ahead.prompt.len() <= settings.capacity {
+            return Ok(None);
+        }
+        let drafted = self.draft(ahead).map(Some);
+        let drafted = self.shared.foresight.forgive(drafted)?;
+        self.drafted = drafted.as_ref().map(Vec::len);
+        self.prompt = ahead.prompt.len();
+        self.room = ahead.room;
+        Ok(drafted)
+    }
+
+    fn report(&self) -> String {
+        let (capacity, prompt) = (self.shared.settings.capacity, self.prompt);
+        match self.drafted {
+            Some(drafted) => {
+                format!("{capacity} of {prompt} rows a head kept, as {drafted} drafted tokens voted")
+            }
+            None => "every row kept".into(),
+        }
+    }
+}
+
+impl Voter {
+    fn new(shared: &Arc<Shared>, run: Run) -> Self {
+        let shared = Arc::clone(shared);
+        Self { shared, run, prompt: 0, drafted: None, room: 0, kept: Vec::new() }
+    }
+
+    /// How the draft goes on with the prompt.
+    fn draft(&mut self, ahead: &Ahead<'_>) -> Result<Vec<u32>, MethodError> {
+        let Shared { foresight, settings, recent, .. } = &*self.shared;
+        let count = settings.lookahead.min(ahead.room);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let run = self.run.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut reader) = run {
+            return reader.write(count, ahead.stop, None);
+        }
+        let asked = [ahead.prompt, &[count as u32], ahead.stop].concat();
+        if let Some(known) = recent.get(&asked) {
+            return Ok(known);
+        }
+        let drafted = foresight.read(ahead.prompt, None)?.write(count, ahead.stop, None)?;
+        recent.keep(asked, drafted.clone());
+        Ok(drafted)
+    }
+
+    /// Rows before those that vote: the window's, the last of the prompt, and the drafted ones.
+    fn candidates(&self) -> usize {
+        self.prompt - 1 - self.shared.settings.window
+    }
+
+    /// The rows of one head before the voters, best first: as many as stay or are read, whichever is more.
+    fn elect(&self, call: &Call<'_>, head: usize) -> Vec<usize> {
+        let Settings { capacity, window, kernel, columns, .. } = self.shared.settings;
+        let scores = votes(call, head, call.query_count - self.candidates());
+        best(&max_pool(&scores, kernel), (capacity - window).max(columns))
+    }
+}
+
+impl Look for Voter {
+    fn attend(&mut self, site: &Site, call: &Call<'_>) -> Result<Vec<f32>, MethodError> {
+        let Settings { capacity, window, band, columns, .. } = self.shared.settings;
+        self.kept.clear();
+        if site.window.is_some() {
+            return Ok(attention::attend(call).output);
+        }
+        let elected: Vec<Vec<usize>> = (0..call.kv.len()).map(|head| self.elect(call, head)).collect();
+        let voters = self.candidates();
+        let keep = |elected: &Vec<usize>| {
+            let mut rows: Vec<usize> = elected.iter().copied().take(capacity - window).collect();
+            rows.sort_unstable();
+            rows.extend(voters..voters + window);
+            rows
+        };
+        self.kept = elected.iter().map(keep).collect();
+        if call.query_count <= band + columns {
+            return Ok(attention::attend(call).output);
+        }
+        let read = |mut elected: Vec<usize>| {
+            elected.truncate(columns);
+            elected
+        };
+        let pattern = VerticalSlash::new(band, elected.into_iter().map(read).collect());
+        Ok(vertical_slash::attend(call, &pattern))
+    }
+
+    fn settle(&mut self, _: &Site, cache: &mut [HeadRows]) -> Result<(), MethodError> {
+        for (head, rows) in cache.iter_mut().zip(&self.kept) {
+            head.gather_with_room(rows, self.room.min(RESERVED));
+        }
+        Ok(())
+    }
+}
+
+/// Rows for which a cut cache has room from the start; longer answers let it grow.
+const RESERVED: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use whit_kernels::attention::{HeadView, Mask, Wanted};
+
+    use super::*;
+    use crate::generate::cache::{CacheShape, KvCache};
+    use crate::generate::forward::{Span, forward};
+    use crate::methods::Selection;
+    use crate::methods::testing::*;
+
+    #[test]
+    fn prompts_that_fit_are_plain_and_the_draft_does_not_run() {
+        // A draft that could not read 60 tokens.
+        let (target, draft) = (model(2, 512, 1), model(2, 32, 2));
+        let plan = plan("spec-kv:capacity=60,window=8", &facts(&target, &draft)).unwrap();
+        assert_eq!(run(&target, &plan, &prompt(60), 64).0, plainly(&target, &prompt(60), 64));
+    }
+
+    #[test]
+    fn one_row_less_than_the_prompt_keeps_all_that_matter_whatever_the_draft() {
+        let target = model(3, 8192, 1);
+        for (tokens, new) in [(61, 64), (250, 64), (4086, 10)] {
+            let ids = prompt(tokens);
+            let draft = model(2, 8192, tokens as u64);
+            let method = format!("spec-kv:capacity={},window=8", tokens - 1);
+            let (text, statistics) =
+                run(&target, &plan(&method, &facts(&target, &draft)).unwrap(), &ids, new);
+            assert_eq!(text, plainly(&target, &ids, new), "{tokens}");
+            assert_eq!(statistics.prompt_tokens, tokens);
+        }
+    }
+
+    /// Index sets by hand: n = 300, L = 7, C = 64, w = 8.
+    #[test]
+    fn heads_keep_what_the_papers_formula_says() {
+        let (target, draft) = (model(4, 512, 1), model(2, 512, 2));
+        let (ids, text) = (prompt(300), plainly(&draft, &prompt(300), 7));
+        let plan = plan("spec-kv:capacity=64,window=8", &facts(&target, &draft)).unwrap();
+        let mut voter = plan.begin().lookahead.unwrap();
+        let drafted = voter.tokens(&Ahead { prompt: &ids, room: 7, stop: &[] }).unwrap().unwrap();
+        assert_eq!(drafted, text);
+        let all = [&ids[..], &text].concat();
+        let mut cache = KvCache::new(CacheShape { layers: 4, kv_heads: 2, head_dim: 16 }, 307);
+        let mut span = Span::causal(&mut cache, all.clone(), 300);
+        span.look = Some(&mut *voter);
+        forward(&target, vec![span]).unwrap();
+        cache.truncate(299);
+        let capture = Capture::of(&target, &all);
+        for layer in 0..4 {
+            let expected: Vec<Vec<usize>> = (0..2).map(|head| by_hand(&capture, layer, head)).collect();
+            assert_eq!(positions(cache.layer(layer)), expected, "layer {layer}");
+        }
+        assert_ne!(positions(cache.layer(0)), positions(cache.layer(1)));
+        assert_eq!(cache.position(), 299);
+    }
+
+    /// The rows of one kv head: the best 56 of the first 291, and the 8 that end before the last token.
+    fn by_hand(capture: &Capture, layer: usize, head: usize) -> Vec<usize> {
+        let mut scores = vec![0.0_f64; 291];
+        for query in 291..307 {
+            for member in [2 * head, 2 * head + 1] {
+                let weights = capture.weights(layer, member, query);
+                scores.iter_mut().zip(weights).for_each(|(score, weight)| *score = score.max(weight));
+            }
+        }
+        let around = |at: usize| scores[at.saturating_sub(3)..291.min(at + 4)].iter().copied();
+        let pooled: Vec<f64> = (0..291).map(|at| around(at).fold(0.0, f64::max)).collect();
+        let mut order: Vec<usize> = (0..291).collect();
+        order.sort_by(|a, b| pooled[*b].total_cmp(&pooled[*a]));
+        let mut rows = order[..56].to_vec();
+        rows.sort_unstable();
+        rows.extend(291..299);
+        rows
+    }
+
+    #[test]
+    fn the_cache_holds_the_capacity_and_the_answer_and_no_more() {
+        let (target, draft) = (model(3, 1024, 1), model(2, 1024, 2));
+        let per_row = CacheShape { layers: 3, kv_heads: 2, head_dim: 16 }.bytes_per_token();
+        for more in ["", ",lookahead=0", ",lookahead=3", ",band=64,columns=40"] {
+            let method = format!("spec-kv:capacity=32,window=8{more}");
+            let (text, statistics) =
+                run(&target, &plan(&method, &facts(&target, &draft)).unwrap(), &prompt(700), 20);
+            assert_eq!((text.len(), statistics.cache_bytes), (20, (32 + 20) * per_row), "{method}");
+        }
+    }
+
+    /// A target whose second layer reads what the first wrote sparsely.
+    #[test]
+    fn long_prompts_are_read_in_a_band_and_the_elected_columns() {
+        let (target, draft) = (model(1, 1024, 1), model(1, 1024, 2));
+        let knobs = Selection::parse(&["spec-kv:capacity=32,window=8,band=64,columns=40"]).unwrap();
+        let shared = Shared::new(&knobs.chosen()[0], &facts(&target, &draft)).unwrap();
+        let mut voter = Voter::new(&Arc::new(shared), Arc::default());
+        (voter.prompt, voter.drafted) = (300, Some(5));
+        let data: Vec<f32> = (0..305 * 64).map(|at| (at * 7919 % 1013) as f32 / 506.0 - 1.0).collect();
+        let views = [0, 1].map(|head| HeadView {
+            keys: &data[head * 16..],
+            values: &data[head * 16 + 32..],
+            stride: 32,
+            value_stride: 32,
+            len: 305,
+            rows: None,
+        });
+        let call = Call {
+            queries: &data,
+            query_count: 305,
+            heads: 4,
+            head_dim: 16,
+            kv: &views,
+            scale: 0.25,
+            softcap: None,
+            mask: Mask::Causal,
+            window: None,
+            key_bias: None,
+            wanted: Wanted::default(),
+        };
+        let site = Site { layer: 0, heads: 4, kv_heads: 2, head_dim: 16, scale: 0.25, window: None };
+        let columns = [0, 1].map(|head| voter.elect(&call, head));
+        assert!(columns.iter().all(|columns| columns.len() == 40));
+        let pattern = VerticalSlash::new(64, columns.to_vec());
+        let output = voter.attend(&site, &call).unwrap();
+        assert_eq!(output, vertical_slash::attend(&call, &pattern));
+        assert_ne!(output, attention::attend(&call).output);
+        let windowed = Site { window: Some(50), ..site };
+        let narrow = Call { window: Some(50), ..call };
+        assert_eq!(voter.attend(&windowed, &narrow).unwrap(), attention::attend(&narrow).output);
+        assert!(voter.kept.is_empty());
+    }
+
+    #[test]
+    fn one_run_of_the_draft_cuts_the_prompt_and_writes_the_text_that_votes() {
+        let (target, draft) = (model(3, 1024, 1), model(4, 1024, 2));
+        let facts = facts(&target, &draft);
+        let ids = prompt(300);
+        let both = plan("spec-kv:capacity=80,window=8,prompt=128", &facts).unwrap();
+        let mut stages = both.begin();
+        let whole = 0..ids.len();
+        let edited = stages.prompt_edits[0].edit(&Prompt { written: None, ids: &ids, editable: &[whole] });
+        let Edited::Kept(kept) = edited.unwrap() else { panic!("nothing was cut") };
+        assert!(kept.len() == 128 && kept[0] == 0 && kept[64..] == *(236..300).collect::<Vec<_>>());
+        let short: Vec<u32> = kept.iter().map(|&at| ids[at]).collect();
+        let ahead = Ahead { prompt: &short, room: 9, stop: &[] };
+        let text = stages.lookahead.as_mut().unwrap().tokens(&ahead).unwrap().unwrap();
+        // The draft goes on with the whole prompt, not with what is left of it.
+        assert_eq!(text, plainly(&draft, &ids, 9));
+        assert_ne!(text, plainly(&draft, &short, 9));
+        let (text, statistics) = run(&target, &both, &ids, 20);
+        assert_eq!((text.len(), statistics.original_tokens, statistics.prompt_tokens), (20, 300, 128));
+    }
+
+    #[test]
+    fn a_failing_draft_fails_or_is_forgiven() {
+        let (target, draft) = (model(2, 512, 1), model(2, 32, 2));
+        let facts = facts(&target, &draft);
+        let forgiving = plan("spec-kv:capacity=60,window=8,on-draft-error=dense", &facts).unwrap();
+        assert_eq!(run(&target, &forgiving, &prompt(90), 30).0, plainly(&target, &prompt(90), 30));
+        let mut stages = plan("spec-kv:capacity=60,window=8", &facts).unwrap().begin();
+        let ids = prompt(90);
+        let error = stages.lookahead.as_mut().unwrap().tokens(&Ahead { prompt: &ids, room: 9, stop: &[] });
+        assert!(error.unwrap_err().to_string().contains("spec-kv"));
+    }
+
+    #[test]
+    fn knobs_and_drafts_that_do_not_fit_are_refused() {
+        let (target, draft) = (model(2, 512, 1), model(2, 512, 2));
+        let mut facts = facts(&target, &draft);
+        for (knobs, reason) in [
+            ("kernel=4", "odd"),
+            ("band=100", "64"),
+            ("capacity=32", "less than the capacity"),
+            ("capacity=4097", "4096"),
+            ("prompt=20", "64"),
+        ] {
+            let error = plan(&format!("spec-kv:{knobs}"), &facts).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        facts.companions.draft = Some(draft_model(&draft, 90));
+        assert!(matches!(plan("spec-kv", &facts), Err(MethodError::OtherVocabulary { .. })));
+        facts.companions.draft = None;
+        assert!(matches!(plan("spec-kv", &facts), Err(MethodError::MissingDraftModel { .. })));
+    }
+
+    /// 256 of 16,384 rows, whatever the shape.
+    #[test]
+    fn the_papers_capacity_is_under_two_hundredths_of_a_long_prompt() {
+        let shape = CacheShape { layers: 32, kv_heads: 8, head_dim: 128 };
+        let bytes = |rows: usize| (rows * shape.bytes_per_token()) as f64;
+        assert!(bytes(256) / bytes(16_384) <= 0.017);
+    }
+}
