@@ -3,6 +3,7 @@
 mod companions;
 mod context;
 mod device;
+mod drafter;
 mod embedded;
 mod error;
 mod interrupt;

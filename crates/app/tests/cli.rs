@@ -91,6 +91,27 @@ fn docs_are_written_only_where_they_belong() {
 }
 
 #[test]
+fn what_a_method_needs_is_asked_for_by_its_flag() {
+    let fixture = |name: &str| format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (model, other) = (fixture("llama-text"), fixture("llama"));
+    let dry = |more: &[&'static str]| -> Vec<String> {
+        let first = ["generate", "--dry-run", "--model", &model];
+        first.iter().chain(more).map(|part| part.replace("MODEL", &model).replace("OTHER", &other)).collect()
+    };
+    let call = |more: &[&'static str], run: fn(&[&str]) -> String| {
+        let arguments = dry(more);
+        run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert!(call(&["--with", "draft-model"], refusal).contains("--draft-model DIR"));
+    assert!(call(&["--with", "chimera"], refusal).contains("--weights chimera=FILE"));
+    assert!(call(&["--with", "draft-model", "--draft-model", "MODEL"], output).contains("drafts by"));
+    let foreign = call(&["--with", "draft-model", "--draft-model", "OTHER"], refusal);
+    assert!(foreign.contains(&model) && foreign.contains(&other), "{foreign}");
+    let nothing = call(&["--with", "chimera", "--weights", "chimera=MODEL"], refusal);
+    assert!(nothing.contains("trimlp"), "{nothing}");
+}
+
+#[test]
 fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(output(&["completions", shell]).contains("explain"), "{shell}");

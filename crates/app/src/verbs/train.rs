@@ -15,6 +15,7 @@ use whit::train::run::{Outcome, Run};
 use whit::world::corpus::Corpus;
 
 use crate::context::Context;
+use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
 use crate::{interrupt, output};
 
@@ -43,12 +44,18 @@ pub struct Arguments {
     /// Do not train: measure the newest checkpoint and write its model and card
     #[arg(long)]
     evaluate: bool,
+
+    #[command(flatten)]
+    drafter: DrafterArguments,
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let Some(id) = &arguments.recipe else { return list(context) };
+    if id == drafter::ID {
+        return drafter::run(&arguments.drafter, arguments.common(id), context);
+    }
     let recipe = recipes::find(id).ok_or_else(|| {
-        let known: Vec<_> = RECIPES.iter().map(|recipe| recipe.id).collect();
+        let known: Vec<_> = listed().map(|(id, _)| id).collect();
         AppError::input(
             format!("there is no recipe `{id}`"),
             format!("the recipes are: {}", known.join(", ")),
@@ -63,10 +70,26 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
 }
 
 fn list(context: &Context) -> Result<(), AppError> {
-    let value: Vec<_> =
-        RECIPES.iter().map(|recipe| json!({ "id": recipe.id, "summary": recipe.summary })).collect();
-    let rows = RECIPES.iter().map(|recipe| vec![recipe.id.to_owned(), recipe.summary.to_owned()]);
+    let value: Vec<_> = listed().map(|(id, summary)| json!({ "id": id, "summary": summary })).collect();
+    let rows = listed().map(|(id, summary)| vec![id.to_owned(), summary.to_owned()]);
     context.emit(&value, || output::table(&["recipe", "makes"], rows))
+}
+
+/// Every recipe with one line about it.
+fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let models = RECIPES.iter().map(|recipe| (recipe.id, recipe.summary));
+    models.chain([(drafter::ID, drafter::SUMMARY)])
+}
+
+impl Arguments {
+    fn common(&self, id: &str) -> Common<'_> {
+        Common {
+            folder: self.out.clone().unwrap_or_else(|| Path::new("train").join(id)),
+            steps: self.steps,
+            resume: self.resume,
+            data: self.data.as_deref(),
+        }
+    }
 }
 
 /// One call of the verb.

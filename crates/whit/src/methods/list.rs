@@ -18,7 +18,7 @@ macro_rules! methods {
 
 methods! {
     /// Several tokens proposed cheaply and verified in one forward pass.
-    drafts { token_recycling }
+    drafts { token_recycling prompt_lookup draft_model chimera typical_acceptance }
     /// Keys and values kept, merged or skipped.
     cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems spec_kv }
     /// Prompts cut, tokens merged or dropped.

@@ -21,6 +21,7 @@ mod error;
 pub mod eviction;
 pub mod foresight;
 pub mod gaze;
+pub mod imitation;
 pub mod importance;
 mod knobs;
 #[path = "list.rs"] // so that the `mod` lines inside are relative to this folder
@@ -35,6 +36,7 @@ mod stages;
 pub mod successors;
 #[cfg(test)]
 mod testing;
+pub mod table_file;
 mod tree;
 pub mod tuner;
 

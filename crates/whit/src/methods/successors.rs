@@ -47,6 +47,11 @@ impl Successors {
         Self { rows: vec![0; vocabulary * count], known: vec![false; vocabulary], count }
     }
 
+    /// The number of tokens.
+    pub fn vocabulary(&self) -> usize {
+        self.known.len()
+    }
+
     /// The bytes of the rows.
     pub fn bytes(&self) -> usize {
         self.rows.len() * size_of::<u32>()
@@ -113,7 +118,7 @@ impl Successors {
 }
 
 /// Writes the indices of the largest values into `best`, largest first, the lower index first of equals.
-fn top(values: &[f32], best: &mut [u32]) {
+pub fn top(values: &[f32], best: &mut [u32]) {
     const BLOCK: usize = 64;
     let mut kept: Vec<(f32, u32)> = Vec::with_capacity(best.len() + 1);
     let mut least = f32::NEG_INFINITY;
@@ -225,6 +230,17 @@ impl Template {
     /// The number of levels below the root.
     pub fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// The level of every node, from 1 on, and its rank among its parent's successors.
+    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.nodes.iter().map(|node| (node.depth, node.rank))
+    }
+
+    /// The number of levels of the tree of `size` nodes.
+    pub fn depth_of(&self, size: usize) -> usize {
+        let nodes = self.nodes.iter().filter(|node| node.from <= size);
+        nodes.map(|node| node.depth).max().unwrap_or(0)
     }
 
     /// The token of every node, following the table from `root`; none where it knows no successor.

@@ -6,6 +6,8 @@
 //! of them would have come. Times are known only for sizes that were run; a size that was not (or not
 //! lately) is taken to cost no more than the next smaller one, so promising sizes get tried.
 
+use super::Verified;
+
 /// The share of a new measurement in the running averages.
 const SHARE: f64 = 0.15;
 
@@ -20,6 +22,34 @@ const MARGIN: f64 = 1.03;
 pub struct Tuner {
     sizes: Vec<Size>,
     step: usize,
+}
+
+/// What came of the drafts of one sequence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    passes: usize,
+    drafted: usize,
+    accepted: usize,
+}
+
+impl Tally {
+    /// Counts a verified draft.
+    pub fn add(&mut self, verified: &Verified<'_>) {
+        self.passes += 1;
+        self.drafted += verified.tree.len() - 1;
+        self.accepted += verified.accepted.path.len() - 1;
+    }
+
+    /// The counts in words; `off` says that the tuner has switched the draft off.
+    pub fn report(&self, off: bool) -> String {
+        let mean = |count: usize| count as f64 / self.passes.max(1) as f64;
+        let mut text =
+            format!("{:.2} tokens a pass with {:.1} drafted", 1.0 + mean(self.accepted), mean(self.drafted));
+        if off && self.passes > 0 {
+            text += "; switched off: on this machine a wider pass costs more than its tokens save";
+        }
+        text
+    }
 }
 
 #[derive(Clone, Debug)]

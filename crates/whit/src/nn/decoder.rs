@@ -189,6 +189,11 @@ impl Decoder {
         }
     }
 
+    /// The table of token embeddings.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+
     /// The bytes that the large weights hold.
     pub fn bytes(&self) -> usize {
         let head = self.lm_head.as_ref().map_or(0, Linear::bytes);

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod chimera;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;

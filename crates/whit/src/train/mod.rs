@@ -6,6 +6,7 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod drafter;
 pub mod evaluate;
 pub mod export;
 pub mod language;

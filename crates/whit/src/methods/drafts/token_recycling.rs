@@ -5,10 +5,13 @@
 //! the longest path that agrees with the model is accepted. Then the rows of all tokens of the tree
 //! are renewed. The output is the same as without it, token for token.
 
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::methods::successors::{Successors, Template};
-use crate::methods::tuner::Tuner;
+use crate::methods::table_file;
+use crate::methods::tuner::{Tally, Tuner};
 use crate::methods::{
     Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
     Paper, PromptRows, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
@@ -73,6 +76,13 @@ pub static SPEC: Spec = Spec {
             off: None,
             help: "also recycle the logits of the prompt; the paper does not",
         },
+        Knob {
+            name: "table",
+            kind: Kind::Text { what: "a file" },
+            default: Value::Text(Cow::Borrowed("")),
+            off: None,
+            help: "where the table is kept from one process to the next; empty for nowhere",
+        },
     ],
     needs: &[],
     models: &[ModelKind::Decoder],
@@ -128,13 +138,18 @@ gains most. The first tokens of a cold table gain nothing.
 ## What is ours
 
 The table renews rows in breadth-first order, so that a token that is in the tree twice always ends with the row of
-its last node. `tune`, trees smaller than the paper's, and sampling are additions; the paper decodes greedily.";
+its last node. `tune`, `table`, trees smaller than the paper's, and sampling are additions; the paper decodes greedily.";
 
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
     let template = Template::paper(knobs.int("k"));
     let sizes: Vec<usize> = SIZES.iter().copied().filter(|&nodes| nodes < knobs.int("tree")).collect();
+    let path = PathBuf::from(knobs.text("table"));
+    let mut table = Successors::new(model.vocabulary, knobs.int("k"));
+    if !path.as_os_str().is_empty() {
+        table_file::read(&path, &mut table).map_err(|error| knobs.unfit("table", error.to_string()))?;
+    }
     let shared = Shared {
-        table: Successors::new(model.vocabulary, knobs.int("k")),
+        table,
         tuner: Tuner::new(&[sizes, vec![knobs.int("tree").min(template.len())]].concat()),
     };
     Ok(Arc::new(TokenRecycling {
@@ -144,6 +159,7 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
         tune: knobs.flag("tune"),
         hot: knobs.flag("hot"),
         prompt: knobs.flag("prompt"),
+        path,
     }))
 }
 
@@ -159,6 +175,18 @@ struct TokenRecycling {
     tune: bool,
     hot: bool,
     prompt: bool,
+    /// Where the table is kept; empty for nowhere.
+    path: PathBuf,
+}
+
+/// The table is written when the method is no longer used. A disk that refuses then costs the next
+/// process its hot start and nothing else, so nobody is told.
+impl Drop for TokenRecycling {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = table_file::write(&self.path, &lock(&self.shared).table);
+        }
+    }
 }
 
 /// What all sequences share: a hot start, and what was learned about this machine.
@@ -184,9 +212,7 @@ impl Method for TokenRecycling {
             tune: self.tune,
             prompt: self.prompt,
             shadows: Vec::new(),
-            passes: 0,
-            drafted: 0,
-            accepted: 0,
+            tally: Tally::default(),
         }))])
     }
 
@@ -210,9 +236,7 @@ struct Recycler {
     prompt: bool,
     /// What the largest tree would have proposed at recent positions, to be judged once the text is known.
     shadows: Vec<Shadow>,
-    passes: usize,
-    drafted: usize,
-    accepted: usize,
+    tally: Tally,
 }
 
 /// The tokens of the largest tree at one position, in the order of the template.
@@ -251,20 +275,11 @@ impl Draft for Recycler {
         let mut shared = lock(&self.shared);
         shared.table.learn(verified.tree.tokens(), verified.logits);
         shared.tuner.timed(verified.tree.len() - 1, verified.seconds);
-        self.passes += 1;
-        self.drafted += verified.tree.len() - 1;
-        self.accepted += verified.accepted.path.len() - 1;
+        self.tally.add(verified);
     }
 
     fn report(&self) -> String {
-        let passes = self.passes.max(1) as f64;
-        let mean = |count: usize| count as f64 / passes;
-        let mut text =
-            format!("{:.2} tokens a pass with {:.1} drafted", 1.0 + mean(self.accepted), mean(self.drafted));
-        if self.tune && lock(&self.shared).tuner.choose() == 0 && self.passes > 0 {
-            text += "; switched off: on this machine a wider pass costs more than its tokens save";
-        }
-        text
+        self.tally.report(self.tune && lock(&self.shared).tuner.choose() == 0)
     }
 }
 
