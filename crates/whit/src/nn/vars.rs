@@ -72,13 +72,19 @@ pub trait Source: Sync {
     fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError>;
 
     /// The type of the variable's quantised blocks, where it is stored in one that can be used as it is.
-    fn block_type(&self, name: &str) -> Option<WeightType>;
+    fn block_type(&self, name: &str) -> Option<WeightType> {
+        let _ = name;
+        None
+    }
 
     /// The bytes of some rows of a variable that has a [`block_type`](Self::block_type).
     ///
     /// # Errors
     /// If the file cannot be read.
-    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError>;
+    fn blocks(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>, VarsError> {
+        let _ = rows;
+        Err(VarsError::Missing(name.to_owned()))
+    }
 
     /// The type that keeps the variable's values exactly and compactly.
     fn native(&self, name: &str) -> WeightType;
@@ -308,14 +314,6 @@ impl Source for Random {
             Init::Constant(value) => vec![value; count],
             Init::Normal(deviation) => normals(self.seed ^ hash(name), rows.start * width, count, deviation),
         })
-    }
-
-    fn block_type(&self, _: &str) -> Option<WeightType> {
-        None
-    }
-
-    fn blocks(&self, name: &str, _: Range<usize>) -> Result<Vec<u8>, VarsError> {
-        Err(VarsError::Missing(name.to_owned()))
     }
 
     fn native(&self, _: &str) -> WeightType {

@@ -343,14 +343,6 @@ impl Source for Named<'_> {
         Ok(weight.values[rows.start * width..rows.end * width].to_vec())
     }
 
-    fn block_type(&self, _: &str) -> Option<WeightType> {
-        None
-    }
-
-    fn blocks(&self, name: &str, _: Range<usize>) -> Result<Vec<u8>, VarsError> {
-        Err(VarsError::Missing(name.to_owned()))
-    }
-
     fn native(&self, _: &str) -> WeightType {
         WeightType::F32
     }

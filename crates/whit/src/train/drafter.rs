@@ -118,10 +118,6 @@ impl Source for Fresh<'_> {
         self.random.rows(name, rows, width, init)
     }
 
-    fn blocks(&self, _: &str) -> Result<Option<(WeightType, Vec<u8>)>, VarsError> {
-        Ok(None)
-    }
-
     fn native(&self, _: &str) -> WeightType {
         WeightType::F32
     }
