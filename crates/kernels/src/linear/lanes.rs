@@ -90,6 +90,35 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn minus(sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// Stores 16 values.
     unsafe fn put(to: *mut f32, values: Self::Floats);
+
+    /// Four activations for every lane to pick from.
+    unsafe fn four(from: *const f32) -> Self::Floats;
+    /// In each lane that of [`Self::four`]'s activations which the lowest two bits of its 32 name.
+    unsafe fn pick(four: Self::Floats, fields: Self::Bytes) -> Self::Floats;
+    /// Moves the 32 bits of each lane down by two.
+    unsafe fn next_fields(fields: Self::Bytes) -> Self::Bytes;
+    /// The bf16 in the lower half of each lane, widened.
+    unsafe fn lower(words: Self::Bytes) -> Self::Floats;
+    /// The bf16 in the upper half of each lane, widened.
+    unsafe fn upper(words: Self::Bytes) -> Self::Floats;
+    /// Sixteen activations for every lane to pick from.
+    unsafe fn sixteen(from: *const i8) -> Self::Bytes;
+    /// Adds to each lane the product of its four signed levels (above -128) with the activations that
+    /// they are for: two of four neighbours, then two of the next four, as bits `2 STEP` and `2 STEP + 1`
+    /// of the fields' bytes say. Odd steps pick from the second half of the sixteen.
+    unsafe fn pick_dot<const STEP: u32>(
+        sums: Self::Ints,
+        levels: Self::Bytes,
+        sixteen: Self::Bytes,
+        fields: Self::Bytes,
+    ) -> Self::Ints;
+    /// What [`Self::pick_dot`] starts from: `negative_sums` are minus the sums of each lane's levels.
+    unsafe fn start_picked(negative_sums: *const i32) -> Self::Ints;
+
+    /// The next values at `from`, one for each lane whose bit is set in `mask`; zero elsewhere.
+    unsafe fn spread(mask: u16, from: *const f32) -> Self::Floats;
+    /// As [`Self::spread`] for bf16. May read 32 bytes, however few bits are set.
+    unsafe fn spread_bf16(mask: u16, from: *const u16) -> Self::Floats;
 }
 
 /// The level that the block kernels take: AVX-512 only counts with VNNI.

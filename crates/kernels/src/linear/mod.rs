@@ -17,6 +17,7 @@ mod lanes;
 mod multiply;
 mod panels;
 mod quantized;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -30,6 +31,8 @@ use thiserror::Error;
 
 use crate::op::{self, Host};
 use quantized::Quantized;
+pub use sparse::Pattern;
+use sparse::Sparse;
 
 /// How a layer's weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +167,26 @@ pub enum LinearError {
         /// What was given.
         found: usize,
     },
+    /// A type that has no sparse form of this pattern.
+    #[error("{kind} has no {pattern} form; 2:4 takes f32, bf16 and int8, bitmaps f32 and bf16")]
+    NotSparse {
+        /// The type.
+        kind: WeightType,
+        /// The pattern.
+        pattern: Pattern,
+    },
+    /// Weights that are not 2:4 sparse.
+    #[error(
+        "{found} of the four weights of output {output} from input {input} on are not zero; 2:4 takes two at most"
+    )]
+    NotTwoFour {
+        /// The row.
+        output: usize,
+        /// The first of the four inputs.
+        input: usize,
+        /// How many are not zero.
+        found: usize,
+    },
     /// More weights than the address space holds.
     #[error("a weight matrix of {outputs} x {inputs} does not fit the address space")]
     TooLarge {
@@ -191,6 +214,7 @@ enum Weights {
     F32(float32::Packed),
     Bf16(bfloat16::Packed),
     Quantized(Quantized),
+    Sparse(Sparse),
 }
 
 impl PackedLinear {
@@ -211,6 +235,30 @@ impl PackedLinear {
         let mut packed = Self::zeros(outputs, inputs, kind)?;
         packed.set_rows(0, weight)?;
         Ok(packed)
+    }
+
+    /// As [`Self::pack`], keeping only the weights that are not zero.
+    ///
+    /// # Errors
+    /// As [`Self::pack`]; [`LinearError::NotSparse`] if `kind` has no such form, and
+    /// [`LinearError::NotTwoFour`] if the weights do not have the pattern.
+    pub fn pack_sparse(
+        weight: &[f32],
+        outputs: usize,
+        inputs: usize,
+        kind: WeightType,
+        pattern: Pattern,
+    ) -> Result<Self, LinearError> {
+        if outputs.checked_mul(inputs) != Some(weight.len()) {
+            return Err(LinearError::Shape { outputs, inputs, found: weight.len() });
+        }
+        kind.check_width(inputs)?;
+        pattern.check(weight, inputs, kind)?;
+        let weights = match kind {
+            WeightType::Int8 => Weights::Quantized(Quantized::pack_halved(weight, outputs, inputs)?),
+            _ => Weights::Sparse(Sparse::pack(weight, outputs, inputs, kind, pattern)?),
+        };
+        Ok(Self { inputs, outputs, kind, weights })
     }
 
     /// Packs the bytes of a GGUF tensor of `outputs` rows, one after the other; no precision is lost.
@@ -267,6 +315,7 @@ impl PackedLinear {
             Weights::F32(weights) => weights.set_rows(first, weight),
             Weights::Bf16(weights) => weights.set_rows(first, weight),
             Weights::Quantized(weights) => weights.set_rows(rows, weight),
+            Weights::Sparse(_) => unreachable!("sparse weights are packed at once"),
         }
         Ok(())
     }
@@ -286,7 +335,7 @@ impl PackedLinear {
         let rows = rows.ok_or(LinearError::Bytes { expected, found: blocks.len() })?;
         match &mut self.weights {
             Weights::Quantized(weights) => weights.set_blocks(rows, blocks),
-            Weights::F32(_) | Weights::Bf16(_) => return Err(LinearError::NotBlocks { kind: self.kind }),
+            _ => return Err(LinearError::NotBlocks { kind: self.kind }),
         }
         Ok(())
     }
@@ -329,9 +378,19 @@ impl PackedLinear {
         self.kind
     }
 
+    /// Which weights were left out, if any could be.
+    pub fn pattern(&self) -> Option<Pattern> {
+        match &self.weights {
+            Weights::Sparse(weights) => Some(weights.pattern()),
+            Weights::Quantized(weights) => weights.halved.then_some(Pattern::TwoFour),
+            Weights::F32(_) | Weights::Bf16(_) => None,
+        }
+    }
+
     /// The memory that the weights take, in bytes.
     pub fn bytes(&self) -> usize {
         match &self.weights {
+            Weights::Sparse(weights) => weights.bytes(),
             Weights::F32(weights) => weights.bytes(),
             Weights::Bf16(weights) => weights.bytes(),
             Weights::Quantized(weights) => weights.bytes(),
@@ -350,8 +409,12 @@ impl PackedLinear {
             Weights::Quantized(weights) => multiply::one(weights, x, rows, bias, out),
             Weights::F32(weights) => weights.forward(x, rows, out),
             Weights::Bf16(weights) => weights.forward(x, rows, out),
+            Weights::Sparse(weights) => weights.forward(x, rows, out),
         }
-        if let (Some(bias), Weights::F32(_) | Weights::Bf16(_)) = (bias, &self.weights) {
+        if matches!(self.weights, Weights::Quantized(_)) {
+            return;
+        }
+        if let Some(bias) = bias {
             for row in out.chunks_exact_mut(self.outputs.max(1)) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             }
@@ -369,6 +432,7 @@ impl PackedLinear {
             Weights::F32(weights) => weights.row(index, out),
             Weights::Bf16(weights) => weights.row(index, out),
             Weights::Quantized(weights) => weights.row(index, out),
+            Weights::Sparse(weights) => weights.row(index, out),
         }
     }
 

@@ -116,6 +116,7 @@ impl Job<'_> {
             outputs,
             width: WIDTH.min(outputs - output),
             bias: self.bias.map_or(std::ptr::null(), |bias| bias[output..].as_ptr()),
+            ..Call::default()
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::blocks::{self, Q4_0, Q4K, Q5K, Q6K, Q8_0, with_format};
 use super::multiply::Enter;
 use super::panels::{self, Layout, Panels};
+use super::sparse::two_four;
 use super::tile::{Blocks, Rows};
 use super::{LinearError, WeightType, int8, lanes};
 
@@ -19,13 +20,21 @@ pub(super) struct Quantized {
     pub panels: Panels,
     pub outputs: usize,
     pub inputs: usize,
+    /// Whether they are `int8` with two kept of every four.
+    pub halved: bool,
 }
 
 impl Quantized {
     /// Room for rows; the caller has checked the sizes.
     pub fn zeros(outputs: usize, inputs: usize, kind: WeightType) -> Result<Self, LinearError> {
         let panels = with_format!(kind, zeros_of(outputs, inputs), else int8::zeros(outputs, inputs))?;
-        Ok(Self { kind, panels, outputs, inputs })
+        Ok(Self { kind, panels, outputs, inputs, halved: false })
+    }
+
+    /// Quantises and packs `int8` weights of which two in four are kept; the caller has checked that.
+    pub fn pack_halved(weight: &[f32], outputs: usize, inputs: usize) -> Result<Self, LinearError> {
+        let panels = two_four::pack_levels(weight, outputs, inputs)?;
+        Ok(Self { kind: WeightType::Int8, panels, outputs, inputs, halved: true })
     }
 
     /// Quantises and packs some rows; the caller has checked the sizes.
@@ -61,6 +70,9 @@ impl Quantized {
                 F::values(&panels::block::<F>(panels, index, block), out);
             }
         }
+        if self.halved {
+            return two_four::row_of_levels(&self.panels, index, out);
+        }
         with_format!(self.kind, row(&self.panels, index, out), else int8::row(&self.panels, index, out));
     }
 
@@ -68,6 +80,9 @@ impl Quantized {
     pub fn body(&self) -> Enter {
         fn body<F: Layout>() -> Enter {
             lanes::enter::<Blocks<F>>
+        }
+        if self.halved {
+            return lanes::enter::<two_four::Levels>;
         }
         with_format!(self.kind, body(), else lanes::enter::<Rows>)
     }

@@ -9,7 +9,7 @@ const QUANTIZED: [WeightType; 6] =
     [WeightType::Int8, WeightType::Q4_0, WeightType::Q8_0, WeightType::Q4K, WeightType::Q5K, WeightType::Q6K];
 
 /// Numbers from -1 to 1 that look random.
-fn noise(count: usize, seed: u64) -> Vec<f32> {
+pub(super) fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -19,7 +19,7 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The levels of this processor that the kernels can take.
-fn all_levels() -> Vec<Level> {
+pub(super) fn all_levels() -> Vec<Level> {
     let top = lanes::level(simd::features());
     [Level::Plain, Level::Avx2, Level::Avx512].into_iter().filter(|&level| level <= top).collect()
 }

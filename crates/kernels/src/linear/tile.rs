@@ -19,6 +19,12 @@ pub(super) struct Call {
     pub panel: *const u8,
     /// Groups in a row.
     pub groups: usize,
+    /// The first row of activations that are not quantised, or null.
+    pub x: *const f32,
+    /// Values in such a row, filled up to whole groups.
+    pub x_stride: usize,
+    /// The values of a panel that keeps them apart, or null.
+    pub values: *const u8,
     /// See [`super::activations::Activations`].
     pub levels: *const i8,
     /// As above.
@@ -39,6 +45,28 @@ pub(super) struct Call {
     pub bias: *const f32,
 }
 
+impl Default for Call {
+    fn default() -> Self {
+        use std::ptr::{null, null_mut};
+        Self {
+            panel: null(),
+            groups: 0,
+            x: null(),
+            x_stride: 0,
+            values: null(),
+            levels: null(),
+            scales: null(),
+            sums: null(),
+            negative_sums: null(),
+            negative_halves: null(),
+            out: null_mut(),
+            outputs: 0,
+            width: 0,
+            bias: null(),
+        }
+    }
+}
+
 /// A multiplication of one panel.
 pub(super) trait Body {
     /// Multiplies the panel with `R` rows.
@@ -48,8 +76,8 @@ pub(super) trait Body {
     unsafe fn run<L: Lanes, const R: usize>(call: &Call);
 }
 
-type Sums<L, const R: usize> = [[<L as Lanes>::Ints; SLICES]; R];
-type Totals<L, const R: usize> = [[<L as Lanes>::Floats; SLICES]; R];
+pub(super) type Sums<L, const R: usize> = [[<L as Lanes>::Ints; SLICES]; R];
+pub(super) type Totals<L, const R: usize> = [[<L as Lanes>::Floats; SLICES]; R];
 
 /// The multiplication of a block type.
 #[derive(Debug)]
@@ -92,7 +120,7 @@ const AHEAD: usize = 8192;
 /// Fetches what lies [`AHEAD`] of `bytes` bytes. A panel is one forward stream, and so is a run of
 /// panels.
 #[inline(always)]
-unsafe fn prefetch<L: Lanes>(from: *const u8, bytes: usize) {
+pub(super) unsafe fn prefetch<L: Lanes>(from: *const u8, bytes: usize) {
     let mut line = 0;
     while line < bytes {
         // SAFETY: fetching touches no memory that the program sees, whatever the address.
@@ -223,7 +251,7 @@ unsafe fn step<L: Lanes, const R: usize, const STEP: usize>(
 }
 
 #[inline(always)]
-unsafe fn fold<L: Lanes, const R: usize>(
+pub(super) unsafe fn fold<L: Lanes, const R: usize>(
     totals: &mut Totals<L, R>,
     sums: &Sums<L, R>,
     slice: usize,
@@ -240,7 +268,7 @@ unsafe fn fold<L: Lanes, const R: usize>(
 }
 
 /// Inputs whose products with 8-bit levels surely fit 32 bits, in groups.
-const SAFE_GROUPS: usize = 512;
+pub(super) const SAFE_GROUPS: usize = 512;
 
 /// The multiplication of `int8` weights: a scale for each output and each row.
 #[derive(Debug)]
@@ -281,21 +309,30 @@ impl Body for Rows {
                 sums = [[L::no_ints(); SLICES]; R];
                 first = last;
             }
-            for slice in 0..SLICES {
-                let scale = L::floats(call.panel.cast::<f32>().add(slice * LANES));
-                for (row, totals) in totals.iter_mut().enumerate() {
-                    let factor = L::times(scale, L::splat(call.scales.add(row)));
-                    totals[slice] = L::times(totals[slice], factor);
-                }
-            }
+            scale_rows::<L, R>(call, &mut totals);
             store::<L, R>(call, &totals);
+        }
+    }
+}
+
+/// Multiplies the totals with the scales at the head of the panel and those of the rows.
+#[inline(always)]
+pub(super) unsafe fn scale_rows<L: Lanes, const R: usize>(call: &Call, totals: &mut Totals<L, R>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for slice in 0..SLICES {
+            let scale = L::floats(call.panel.cast::<f32>().add(slice * LANES));
+            for (row, totals) in totals.iter_mut().enumerate() {
+                let factor = L::times(scale, L::splat(call.scales.add(row)));
+                totals[slice] = L::times(totals[slice], factor);
+            }
         }
     }
 }
 
 /// Writes the totals, plus the bias.
 #[inline(always)]
-unsafe fn store<L: Lanes, const R: usize>(call: &Call, totals: &Totals<L, R>) {
+pub(super) unsafe fn store<L: Lanes, const R: usize>(call: &Call, totals: &Totals<L, R>) {
     // SAFETY: as the caller promises; only `width` of the panel's outputs are written.
     unsafe {
         for (row, totals) in totals.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
-use whit_kernels::linear::{self, LinearError, PackedLinear, WeightType};
+use whit_kernels::linear::{self, LinearError, PackedLinear, Pattern, WeightType};
 
 use super::decoder::NormConfig;
 use super::embedding::Embedding;
@@ -213,6 +213,9 @@ impl<'a> Vars<'a> {
             _ => None,
         };
         let kind = blocks.unwrap_or_else(|| precision.for_matrix(path, inputs, || self.source.native(path)));
+        if blocks.is_none() && let Some(packed) = self.sparse(kind, path, outputs, inputs)? {
+            return Ok(packed);
+        }
         let mut packed = PackedLinear::zeros(outputs, inputs, kind).map_err(failed)?;
         for start in (0..outputs).step_by(piece(inputs)) {
             let rows = start..outputs.min(start + piece(inputs));
@@ -223,6 +226,25 @@ impl<'a> Vars<'a> {
             }
         }
         Ok(packed)
+    }
+
+    /// The matrix in a form that leaves zeros out, where its zeros lie so that this pays: its first rows
+    /// show whether all of them are worth looking at.
+    fn sparse(
+        &self,
+        kind: WeightType,
+        path: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Option<PackedLinear>, VarsError> {
+        let rows = |count: usize| self.source.rows(path, 0..count, inputs, NORMAL);
+        if Pattern::of(&rows(outputs.min(2 * linear::PIECE))?, inputs, kind).is_none() {
+            return Ok(None);
+        }
+        let values = rows(outputs)?;
+        let Some(pattern) = Pattern::of(&values, inputs, kind) else { return Ok(None) };
+        let packed = PackedLinear::pack_sparse(&values, outputs, inputs, kind, pattern);
+        packed.map(Some).map_err(|reason| VarsError::Pack { name: path.to_owned(), reason })
     }
 
     fn device(&self) -> Device {

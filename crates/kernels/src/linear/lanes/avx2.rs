@@ -176,4 +176,72 @@ impl Lanes for Avx2 {
         _mm256_storeu_ps(to, values[0]);
         _mm256_storeu_ps(to.add(8), values[1]);
     }
+
+    #[inline(always)]
+    unsafe fn four(from: *const f32) -> [__m256; 2] {
+        [_mm256_broadcast_ps(&*from.cast::<__m128>()); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn pick(four: [__m256; 2], fields: [__m256i; 2]) -> [__m256; 2] {
+        [_mm256_permutevar_ps(four[0], fields[0]), _mm256_permutevar_ps(four[1], fields[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn next_fields(fields: [__m256i; 2]) -> [__m256i; 2] {
+        [_mm256_srli_epi32::<2>(fields[0]), _mm256_srli_epi32::<2>(fields[1])]
+    }
+
+    #[inline(always)]
+    unsafe fn lower(words: [__m256i; 2]) -> [__m256; 2] {
+        words.map(|words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+    }
+
+    #[inline(always)]
+    unsafe fn upper(words: [__m256i; 2]) -> [__m256; 2] {
+        let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        words.map(|words| _mm256_castsi256_ps(_mm256_and_si256(words, mask)))
+    }
+
+    #[inline(always)]
+    unsafe fn sixteen(from: *const i8) -> [__m256i; 2] {
+        [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn pick_dot<const STEP: u32>(
+        sums: [__m256i; 2],
+        levels: [__m256i; 2],
+        sixteen: [__m256i; 2],
+        fields: [__m256i; 2],
+    ) -> [__m256i; 2] {
+        let shift = _mm_cvtsi32_si128(2 * STEP as i32);
+        let base = _mm256_set1_epi32(if STEP % 2 == 0 { 0x0404_0000 } else { 0x0c0c_0808 });
+        let mut sums = sums;
+        for half in 0..2 {
+            let fields = _mm256_and_si256(_mm256_srl_epi32(fields[half], shift), _mm256_set1_epi8(3));
+            let picked = _mm256_shuffle_epi8(sixteen[half], _mm256_or_si256(fields, base));
+            let (size, signed) = (_mm256_abs_epi8(levels[half]), _mm256_sign_epi8(picked, levels[half]));
+            sums[half] = products(sums[half], size, signed);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn start_picked(_: *const i32) -> [__m256i; 2] {
+        Self::no_ints()
+    }
+
+    #[inline(always)]
+    unsafe fn spread(mask: u16, from: *const f32) -> [__m256; 2] {
+        let values = super::plain::spread(mask, |index| from.add(index).read_unaligned());
+        Self::floats(values.as_ptr())
+    }
+
+    #[inline(always)]
+    unsafe fn spread_bf16(mask: u16, from: *const u16) -> [__m256; 2] {
+        let value = |index| f32::from_bits(u32::from(from.add(index).read_unaligned()) << 16);
+        let values = super::plain::spread(mask, value);
+        Self::floats(values.as_ptr())
+    }
 }

@@ -152,4 +152,65 @@ impl Lanes for Avx512 {
     unsafe fn put(to: *mut f32, values: __m512) {
         _mm512_storeu_ps(to, values)
     }
+
+    #[inline(always)]
+    unsafe fn four(from: *const f32) -> __m512 {
+        _mm512_broadcast_f32x4(_mm_loadu_ps(from))
+    }
+
+    #[inline(always)]
+    unsafe fn pick(four: __m512, fields: __m512i) -> __m512 {
+        _mm512_permutevar_ps(four, fields)
+    }
+
+    #[inline(always)]
+    unsafe fn next_fields(fields: __m512i) -> __m512i {
+        _mm512_srli_epi32::<2>(fields)
+    }
+
+    #[inline(always)]
+    unsafe fn lower(words: __m512i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+    }
+
+    #[inline(always)]
+    unsafe fn upper(words: __m512i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+    }
+
+    #[inline(always)]
+    unsafe fn sixteen(from: *const i8) -> __m512i {
+        // The instruction wants one unsigned side: activations count from 128.
+        let biased = _mm_xor_si128(_mm_loadu_si128(from.cast()), _mm_set1_epi8(-128));
+        _mm512_broadcast_i32x4(biased)
+    }
+
+    #[inline(always)]
+    unsafe fn pick_dot<const STEP: u32>(
+        sums: __m512i,
+        levels: __m512i,
+        sixteen: __m512i,
+        fields: __m512i,
+    ) -> __m512i {
+        let fields = _mm512_srl_epi32(fields, _mm_cvtsi32_si128(2 * STEP as i32));
+        let fields = _mm512_and_si512(fields, _mm512_set1_epi8(3));
+        let base = _mm512_set1_epi32(if STEP % 2 == 0 { 0x0404_0000 } else { 0x0c0c_0808 });
+        _mm512_dpbusd_epi32(sums, _mm512_shuffle_epi8(sixteen, _mm512_or_si512(fields, base)), levels)
+    }
+
+    #[inline(always)]
+    unsafe fn start_picked(negative_sums: *const i32) -> __m512i {
+        _mm512_slli_epi32::<7>(_mm512_loadu_si512(negative_sums.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn spread(mask: u16, from: *const f32) -> __m512 {
+        _mm512_maskz_expandloadu_ps(mask, from)
+    }
+
+    #[inline(always)]
+    unsafe fn spread_bf16(mask: u16, from: *const u16) -> __m512 {
+        let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+        Self::lower(_mm512_maskz_expand_epi32(mask, words))
+    }
 }
