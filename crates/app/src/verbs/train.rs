@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use whit::nn::decoder::Decoder;
 use whit::train::card::{self, Made};
+use whit::train::distill::{Distillation, Mix, Teacher};
 use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
 use whit::train::recipes::{self, RECIPES};
-use whit::train::run::{Outcome, Run};
+use whit::train::run::{Objective, Outcome, Run};
 use whit::world::corpus::Corpus;
 
 use crate::context::Context;
@@ -41,6 +43,18 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
+    /// Learn from this model too: a folder, or a name on the hub
+    #[arg(long, value_name = "DIR|NAME")]
+    teacher: Option<String>,
+
+    /// The share of the loss that compares with the teacher, 0 to 1
+    #[arg(long, default_value_t = Mix::default().share, requires = "teacher")]
+    share: f32,
+
+    /// What scores are divided by where they are compared with the teacher's
+    #[arg(long, default_value_t = Mix::default().temperature, requires = "teacher")]
+    temperature: f32,
+
     /// Do not train: measure the newest checkpoint and write its model and card
     #[arg(long)]
     evaluate: bool,
@@ -66,7 +80,30 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
         language.settings.schedule.steps = steps;
     }
     let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(id));
-    Session { id: recipe.id, recipe: language, folder, arguments: &arguments, context }.run()
+    let teacher = arguments.teacher(recipe.id)?;
+    if let Some(teacher) = &teacher {
+        teacher.prepare(&mut language, &folder.join("tokenizer.json"))?;
+    }
+    Session { id: recipe.id, recipe: language, folder, teacher, arguments: &arguments, context }.run()
+}
+
+impl Arguments {
+    /// The model to learn from, if there is one.
+    fn teacher(&self, recipe: &str) -> Result<Option<Teacher>, AppError> {
+        self.mix().check()?;
+        match &self.teacher {
+            Some(name) => Ok(Some(Teacher::open(name, &whit::load::Options::default())?)),
+            None if recipe == "distill" => Err(AppError::input(
+                "a student needs a teacher",
+                "name the model to learn from with --teacher DIR, as `models/rust-lm`",
+            )),
+            None => Ok(None),
+        }
+    }
+
+    fn mix(&self) -> Mix {
+        Mix { share: self.share, temperature: self.temperature }
+    }
 }
 
 fn list(context: &Context) -> Result<(), AppError> {
@@ -97,6 +134,7 @@ struct Session<'a> {
     id: &'static str,
     recipe: LanguageRecipe,
     folder: PathBuf,
+    teacher: Option<Teacher>,
     arguments: &'a Arguments,
     context: &'a Context,
 }
@@ -134,15 +172,24 @@ impl Session<'_> {
         Ok(language)
     }
 
+    fn train(&self, language: &Language) -> Result<Outcome<Decoder>, AppError> {
+        match &self.teacher {
+            None => self.learn(language),
+            Some(Teacher { model, .. }) => {
+                self.learn(&Distillation { language, teacher: model, mix: self.arguments.mix() })
+            }
+        }
+    }
+
     /// Trains, or with `--evaluate` only restores.
-    fn train(&self, language: &Language) -> Result<Outcome<whit::nn::decoder::Decoder>, AppError> {
+    fn learn(&self, objective: &impl Objective<Model = Decoder>) -> Result<Outcome<Decoder>, AppError> {
         let model = self.recipe.model(&Device::flex().autodiff())?;
         let steps = self.recipe.settings.schedule.steps;
         let bar = progress_bar(if self.context.json { 0 } else { steps });
         let stop = interrupt::flag();
         let mut report = |record: &Record| show(&bar, record);
         let run = Run {
-            objective: language,
+            objective,
             settings: self.recipe.settings,
             folder: &self.folder,
             stop: &stop,
@@ -161,7 +208,7 @@ impl Session<'_> {
     fn write(
         &self,
         language: &Language,
-        outcome: &Outcome<whit::nn::decoder::Decoder>,
+        outcome: &Outcome<Decoder>,
         figures: &Figures,
         bytes: (usize, usize),
     ) -> Result<PathBuf, AppError> {

@@ -7,6 +7,7 @@
 pub mod card;
 pub mod checkpoint;
 pub mod drafter;
+pub mod distill;
 pub mod evaluate;
 pub mod export;
 pub mod language;

@@ -22,7 +22,7 @@ macro_rules! recipes {
     };
 }
 
-recipes! { rust_lm: RECIPE, recall_lm: RECIPE DRAFT }
+recipes! { rust_lm: RECIPE, recall_lm: RECIPE DRAFT, distill: RECIPE }
 
 /// The recipe called `id`.
 pub fn find(id: &str) -> Option<&'static Recipe> {
