@@ -24,7 +24,7 @@ methods! {
     /// Prompts cut, tokens merged or dropped.
     tokens { spec_pc }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
-    weights { rtn }
+    weights { rtn magnitude wanda sparsegpt structured low_rank }
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ impl Source for Stored<'_> {
         self.0.info(name).is_some()
     }
 
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.info(name).map(|info| info.shape)
+    }
+
     fn rows(&self, name: &str, rows: Range<usize>, _: usize, _: Init) -> Result<Vec<f32>, VarsError> {
         Ok(self.0.read_rows(name, rows)?.to_f32(name)?)
     }
@@ -109,6 +113,10 @@ impl Source for Bare<'_> {
 
     fn has(&self, name: &str) -> bool {
         self.0.has(self.place(name))
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.shape(self.place(name))
     }
 
     fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError> {

@@ -18,22 +18,45 @@ pub struct Linear {
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     packed: Option<Arc<PackedLinear>>,
+    /// A packed weight that `packed` is applied after: a layer of low rank.
+    #[module(skip)]
+    first: Option<Arc<PackedLinear>>,
 }
 
 impl Linear {
     /// A layer with a trainable weight `[outputs, inputs]`.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Some(Param::from_tensor(weight)), bias: bias.map(Param::from_tensor), packed: None }
+        Self {
+            weight: Some(Param::from_tensor(weight)),
+            bias: bias.map(Param::from_tensor),
+            packed: None,
+            first: None,
+        }
     }
 
     /// A layer with a packed weight.
     pub fn packed(weight: PackedLinear, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: None, bias: bias.map(Param::from_tensor), packed: Some(Arc::new(weight)) }
+        Self { weight: None, bias: bias.map(Param::from_tensor), packed: Some(Arc::new(weight)), first: None }
+    }
+
+    /// This layer after another without bias, as one: both packed, or else their product.
+    pub fn after(self, first: Self) -> Self {
+        match (&self.weight, &first.weight) {
+            (Some(last), Some(first)) => {
+                let bias = self.bias.as_ref().map(|bias| bias.val());
+                Self::dense(last.val().matmul(first.val()), bias)
+            }
+            _ => Self { first: first.packed, ..self },
+        }
     }
 
     /// Applies the layer to the last dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
+        let x = match &self.first {
+            Some(first) => linear::linear(x, first, None),
+            None => x,
+        };
         match (&self.packed, &self.weight) {
             (Some(packed), _) => linear::linear(x, packed, bias),
             (None, Some(weight)) => matmul::linear(x, weight.val(), bias),
@@ -43,7 +66,7 @@ impl Linear {
 
     /// Applies several layers to the same input, so that it is quantised only once.
     pub fn forward_many<const N: usize>(layers: [&Self; N], x: Tensor<2>) -> [Tensor<2>; N] {
-        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|layer| layer.packed.as_deref()).collect();
+        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|layer| layer.packed_weight()).collect();
         if packed.len() < N {
             return layers.map(|layer| layer.forward(x.clone()));
         }
@@ -57,9 +80,9 @@ impl Linear {
         })
     }
 
-    /// The packed weight, if that is the form.
+    /// The packed weight, if that is the form and it is one matrix.
     pub fn packed_weight(&self) -> Option<&PackedLinear> {
-        self.packed.as_deref()
+        self.packed.as_deref().filter(|_| self.first.is_none())
     }
 
     /// The trainable weight `[outputs, inputs]`, if that is the form.
@@ -71,6 +94,7 @@ impl Linear {
     pub fn bytes(&self) -> usize {
         let dense = self.weight.as_ref().map_or(0, |weight| weight.val().shape().num_elements() * 4);
         let bias = self.bias.as_ref().map_or(0, |bias| bias.val().shape().num_elements() * 4);
-        dense + bias + self.packed.as_ref().map_or(0, |packed| packed.bytes())
+        let packed = self.packed.iter().chain(&self.first).map(|packed| packed.bytes());
+        dense + bias + packed.sum::<usize>()
     }
 }

@@ -86,9 +86,21 @@ pub trait Source: Sync {
         Err(VarsError::Missing(name.to_owned()))
     }
 
+    /// The shape of a variable, where the source knows it; those that are made up have none.
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let _ = name;
+        None
+    }
+
     /// The type that keeps the variable's values exactly and compactly.
     fn native(&self, name: &str) -> WeightType;
 }
+
+/// The matrix that a factorised layer multiplies with last: `LAYER.low_rank_out.weight` `[outputs, rank]`.
+pub const LOW_RANK_OUT: &str = "low_rank_out";
+
+/// The matrix that a factorised layer multiplies with first: `LAYER.low_rank_in.weight` `[rank, inputs]`.
+pub const LOW_RANK_IN: &str = "low_rank_in";
 
 /// In which form matrices are kept.
 #[derive(Clone, Debug)]
@@ -184,6 +196,9 @@ impl<'a> Vars<'a> {
     }
 
     fn matrix(&self, outputs: usize, inputs: usize, bias: Option<Tensor<1>>) -> Result<Linear, VarsError> {
+        if let Some(rank) = self.rank() {
+            return self.factorised(outputs, rank, inputs, bias);
+        }
         let path = self.path("weight");
         self.source.check(&path, &[outputs, inputs])?;
         let layer = match self.storage {
@@ -198,6 +213,24 @@ impl<'a> Vars<'a> {
         };
         (self.progress)(outputs * inputs);
         Ok(layer)
+    }
+
+    /// The rank of a layer that is stored as two thin matrices.
+    fn rank(&self) -> Option<usize> {
+        self.source.shape(&self.at(LOW_RANK_OUT).path("weight"))?.last().copied()
+    }
+
+    /// A layer of two thin matrices; where it is to be trained, their product.
+    fn factorised(
+        &self,
+        outputs: usize,
+        rank: usize,
+        inputs: usize,
+        bias: Option<Tensor<1>>,
+    ) -> Result<Linear, VarsError> {
+        let last = self.at(LOW_RANK_OUT).matrix(outputs, rank, bias)?;
+        let first = self.at(LOW_RANK_IN).matrix(rank, inputs, None)?;
+        Ok(last.after(first))
     }
 
     fn pack(

@@ -338,6 +338,10 @@ impl Source for Named<'_> {
         self.0.contains_key(name)
     }
 
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).map(|weight| weight.shape.clone())
+    }
+
     fn rows(&self, name: &str, rows: Range<usize>, width: usize, _: Init) -> Result<Vec<f32>, VarsError> {
         let weight = self.0.get(name).ok_or_else(|| VarsError::Missing(name.to_owned()))?;
         Ok(weight.values[rows.start * width..rows.end * width].to_vec())

@@ -14,10 +14,14 @@
 //! # Ok::<(), whit::methods::MethodError>(())
 //! ```
 
+pub mod algebra;
 mod block;
 mod error;
 mod form;
 pub mod grid;
+pub mod groups;
+pub mod layers;
+pub mod pattern;
 mod report;
 mod statistics;
 mod store;

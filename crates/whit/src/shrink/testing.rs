@@ -97,3 +97,18 @@ pub fn logits(model: &Decoder, ids: &[u32]) -> Vec<f32> {
     let shape = crate::train::windows::Shape { rows: 1, sequence: ids.len() };
     whit_kernels::op::host(crate::train::language::logits(model, ids, shape)).into_vec()
 }
+
+/// `files` after one edit that is no listed method.
+pub fn edited(files: ModelFiles, edit: &mut dyn crate::methods::WeightEdit) -> ModelFiles {
+    let decoder = super::decoder_config(&files).unwrap();
+    let names = files.weights.names();
+    let stream = super::Stream::new(&Calibration::default(), decoder.width, |_| None);
+    let mut weights = super::Edited::new(files.weights.clone()).unwrap();
+    for index in 0..decoder.layers {
+        let mut block = super::Block::read(index, &decoder, files.weights.as_ref(), &names, &stream).unwrap();
+        edit.edit(&mut block).unwrap();
+        let (changed, _) = block.changes();
+        changed.iter().for_each(|(name, weight)| weights.set(name, weight).unwrap());
+    }
+    ModelFiles { weights: Arc::new(weights), ..files }
+}

@@ -216,7 +216,7 @@ impl Lanes for Avx2 {
         fields: [__m256i; 2],
     ) -> [__m256i; 2] {
         let shift = _mm_cvtsi32_si128(2 * STEP as i32);
-        let base = _mm256_set1_epi32(if STEP % 2 == 0 { 0x0404_0000 } else { 0x0c0c_0808 });
+        let base = _mm256_set1_epi32(if STEP.is_multiple_of(2) { 0x0404_0000 } else { 0x0c0c_0808 });
         let mut sums = sums;
         for half in 0..2 {
             let fields = _mm256_and_si256(_mm256_srl_epi32(fields[half], shift), _mm256_set1_epi8(3));

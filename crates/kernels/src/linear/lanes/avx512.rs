@@ -194,7 +194,7 @@ impl Lanes for Avx512 {
     ) -> __m512i {
         let fields = _mm512_srl_epi32(fields, _mm_cvtsi32_si128(2 * STEP as i32));
         let fields = _mm512_and_si512(fields, _mm512_set1_epi8(3));
-        let base = _mm512_set1_epi32(if STEP % 2 == 0 { 0x0404_0000 } else { 0x0c0c_0808 });
+        let base = _mm512_set1_epi32(if STEP.is_multiple_of(2) { 0x0404_0000 } else { 0x0c0c_0808 });
         _mm512_dpbusd_epi32(sums, _mm512_shuffle_epi8(sixteen, _mm512_or_si512(fields, base)), levels)
     }
 
