@@ -9,6 +9,7 @@ pub mod activation;
 pub mod adamw;
 pub mod arithmetic;
 pub mod attention;
+pub mod block_ffn;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod embedding;

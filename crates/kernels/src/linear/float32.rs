@@ -77,6 +77,12 @@ impl Packed {
         Product { tiles, rows, columns, depth, left, right, start: Start::Zero }.run(out);
     }
 
+    /// The words of 32 outputs, depth-major: what a [tile](crate::matmul::tile::Tile) takes on its right.
+    pub(super) fn panel(&self, index: usize) -> &[u32] {
+        let size = COLUMNS * self.inputs;
+        &self.panels[index * size..][..size]
+    }
+
     /// Writes the weights of output `index` to `out`, `[inputs]`: the embedding of a token where the
     /// weights are tied.
     ///

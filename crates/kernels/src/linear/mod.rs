@@ -15,6 +15,7 @@ pub mod float32;
 mod int8;
 mod lanes;
 mod multiply;
+pub(crate) mod panel;
 mod panels;
 mod quantized;
 mod sparse;

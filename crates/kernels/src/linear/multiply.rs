@@ -77,7 +77,8 @@ pub(super) fn at(
     });
 }
 
-fn sharing(weights: &Quantized) -> Sharing {
+/// How the activations of a type share scales.
+pub(super) fn sharing(weights: &Quantized) -> Sharing {
     if weights.kind == WeightType::Int8 { Sharing::Row } else { Sharing::Group }
 }
 
