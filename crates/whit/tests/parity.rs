@@ -133,6 +133,8 @@ fn a_missing_tensor_is_named() {
         ("qwen3", "model.layers.0.self_attn.q_norm.weight"),
         ("bert", "encoder.layer.1.output.LayerNorm.bias"),
         ("xlm-roberta-tokens", "roberta.embeddings.position_embeddings.weight"),
+        ("blockffn", "model.layers.1.mlp.router_norm.weight"),
+        ("blockffn", "model.layers.2.mlp.down_proj"),
     ] {
         let folder = copy(fixture);
         spoil_weights(folder.path(), |name, tensor| (name != lost).then_some(tensor));
@@ -150,6 +152,11 @@ fn a_misshapen_tensor_is_named_with_both_shapes() {
     });
     let error = build(folder.path(), &packed()).unwrap_err();
     assert!(error.contains(wrong) && error.contains("[12, 96]") && error.contains("[24, 48]"), "{error}");
+
+    let folder = copy("blockffn");
+    spoil_config(folder.path(), "\"expert_size\": 6", "\"expert_size\": 7");
+    let error = build(folder.path(), &packed()).unwrap_err();
+    assert!(error.contains("layers.0.mlp.up_proj") && error.contains("[9, 6, 40]"), "{error}");
 }
 
 /// The error for these inputs to the `llama` fixture (vocabulary 96) or another.

@@ -68,6 +68,7 @@ struct Timings {
     cache_bytes: usize,
     draft: Option<String>,
     lookahead: Option<String>,
+    experts: Option<String>,
 }
 
 /// A prompt in work.
@@ -212,6 +213,7 @@ impl From<Statistics> for Timings {
             cache_bytes: statistics.cache_bytes,
             draft: statistics.draft,
             lookahead: statistics.lookahead,
+            experts: statistics.experts,
         }
     }
 }
@@ -219,8 +221,8 @@ impl From<Statistics> for Timings {
 impl Timings {
     /// One line for people, after the text.
     fn line(&self) -> String {
-        let notes: String =
-            [&self.lookahead, &self.draft].into_iter().flatten().map(|note| format!("; {note}")).collect();
+        let notes = [&self.lookahead, &self.draft, &self.experts];
+        let notes: String = notes.into_iter().flatten().map(|note| format!("; {note}")).collect();
         let cut = match self.original_tokens {
             original if original == self.prompt_tokens => String::new(),
             original => format!("of {original} (cut in {:.2} s) ", self.edit_seconds),

@@ -14,6 +14,7 @@ use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
 use whit::train::recipes::{self, RECIPES};
 use whit::train::run::{Objective, Outcome, Run};
+use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
 use crate::context::Context;
@@ -264,6 +265,8 @@ fn summary(folder: &Path, figures: &Figures) -> String {
     rows.extend(
         figures.tasks.iter().map(|(task, share)| vec![task.clone(), format!("{:.1} %", 100.0 * share)]),
     );
+    let usage = figures.usage.iter().flat_map(Usage::rows);
+    rows.extend(usage.map(|(name, share)| vec![name, format!("{:.1} %", 100.0 * share)]));
     format!(
         "{}\n\nThe model and its card are in {}.",
         output::table(&["measure", "value"], rows),

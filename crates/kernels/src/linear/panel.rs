@@ -40,6 +40,9 @@ impl PackedLinear {
     }
 
     /// Makes `x` (`[rows, inputs]`) ready for this layer and all others of its type and width.
+    ///
+    /// # Panics
+    /// If `x` has another size, or the weights are sparse: a caller's bug.
     pub(crate) fn ready(&self, x: &[f32], rows: usize) -> Ready {
         assert_eq!(x.len(), rows * self.inputs, "activations of {rows} rows of {}", self.inputs);
         let format = match &self.weights {
@@ -50,6 +53,7 @@ impl PackedLinear {
                 let form = Activations::new(x, rows, self.inputs, sharing(weights), tile);
                 return Ready(Form::Quantized(form));
             }
+            Weights::Sparse(_) => panic!("sparse weights are not multiplied panel by panel"),
         };
         let (tiles, depth) = (Tiles::new(format, simd::features()), format.words(self.inputs));
         let source =
@@ -115,6 +119,7 @@ fn quantized(weights: &Quantized, panel: usize, rows: &Activations, out: &mut [f
             outputs: PANEL,
             width: PANEL,
             bias: std::ptr::null(),
+            ..Call::default()
         };
         // SAFETY: the processor has the level; the pointers are those of element `element` of arrays that
         // hold all rows, of a panel of the same number of groups, and of `rows` whole panels' results.

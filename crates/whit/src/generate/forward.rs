@@ -6,13 +6,15 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 use whit_kernels::attention::{self, Attended, BitMatrix, Call, Mask, Wanted};
+use whit_kernels::block_ffn::Reach;
 use whit_kernels::op::{self, Host};
 
 use super::cache::KvCache;
 use super::reading;
 use super::watch::Watch;
-use crate::methods::{AttnPolicy, Look, Looking, MethodError};
+use crate::methods::{AttnPolicy, Look, Looking, MethodError, Route};
 use crate::nn::attention::{Attend, Site};
+use crate::nn::block_ffn::Routing;
 use crate::nn::decoder::{Decoder, Tokens};
 
 /// The new tokens of one sequence.
@@ -35,6 +37,8 @@ pub struct Span<'a> {
     pub policy: Option<&'a mut dyn AttnPolicy>,
     /// Who carries out its attention, in the place of the plain one.
     pub look: Option<&'a mut dyn Look>,
+    /// Who decides which experts these tokens read, where somebody does.
+    pub route: Option<&'a mut dyn Route>,
 }
 
 impl<'a> Span<'a> {
@@ -42,7 +46,7 @@ impl<'a> Span<'a> {
     pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
         let start = cache.position() as u32;
         let positions = (start..start + ids.len() as u32).collect();
-        Self { cache, ids, positions, length, tree: None, watch: None, policy: None, look: None }
+        Self { cache, ids, positions, length, tree: None, watch: None, policy: None, look: None, route: None }
     }
 }
 
@@ -94,6 +98,23 @@ impl Attend for Cached<'_> {
         }
         let output: Tensor<2> = op::tensor(Host::new([tokens, heads * head_dim], output));
         if output.device() == device { output } else { output.to_device(&device) }
+    }
+
+    fn route(&mut self, routing: &Routing<'_>) -> Reach {
+        if self.spans.iter().all(|span| span.route.is_none()) {
+            return Reach::All;
+        }
+        let gates = op::host(routing.gates.clone());
+        let experts = gates.width();
+        let mut rest = gates.data();
+        let mut marks = Vec::with_capacity(gates.dim(0));
+        for span in &mut self.spans {
+            let (own, others) = rest.split_at(span.ids.len() * experts);
+            rest = others;
+            let active = span.route.as_mut().is_some_and(|route| route.route(routing.layer, own, experts));
+            marks.resize(marks.len() + span.ids.len(), active);
+        }
+        Reach::Marked(marks)
     }
 }
 

@@ -48,6 +48,9 @@ pub enum GenerateError {
         /// The vocabulary's size.
         vocabulary: usize,
     },
+    /// The model computed something that is no number.
+    #[error("the model's hidden state is not finite; its weights are damaged, or too large for their type")]
+    NotFinite,
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),

@@ -110,7 +110,7 @@ impl<'m> Scheduler<'m> {
     }
 
     /// The hidden states of all tokens `[tokens, width]` and the logits of the wanted rows
-    /// `[rows, vocabulary]`, sequence after sequence.
+    /// `[rows, vocabulary]`, sequence after sequence; an error where the wanted states are not finite.
     fn forward(&mut self, work: &[Work]) -> Result<(Host, Host), GenerateError> {
         let spans = self.sequences.iter_mut().zip(work).map(|(sequence, work)| sequence.span(work));
         let hidden = op::host(forward::forward(self.model, spans.collect())?);
@@ -126,6 +126,9 @@ impl<'m> Scheduler<'m> {
         }
         if rows.is_empty() {
             return Ok((hidden, Host::new([0, self.model.config().vocab_size], Vec::new())));
+        }
+        if rows.iter().any(|value| !value.is_finite()) {
+            return Err(GenerateError::NotFinite);
         }
         let logits = self.model.logits(op::tensor(Host::new([rows.len() / width, width], rows)));
         Ok((hidden, op::host(logits)))

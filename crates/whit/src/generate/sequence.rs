@@ -11,7 +11,7 @@ use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
 use super::watch::{Kept, Watch};
 use crate::load::LoadError;
-use crate::methods::{Accepted, Ahead, MethodError, Moment, PromptRows, Stages, TokenTree, Verified};
+use crate::methods::{Accepted, Ahead, MethodError, Moment, PromptRows, Route, Stages, TokenTree, Verified};
 use crate::nn::decoder::{Decoder, DecoderConfig};
 
 /// What one sequence is asked to do.
@@ -99,6 +99,8 @@ pub struct Statistics {
     pub attention: Option<String>,
     /// What the owner of what is read behind the prompt says it did.
     pub lookahead: Option<String>,
+    /// What the method that chooses experts says it did.
+    pub experts: Option<String>,
 }
 
 impl Statistics {
@@ -116,6 +118,7 @@ impl Statistics {
         self.draft = other.draft.clone().or(self.draft.take());
         self.attention = other.attention.clone().or(self.attention.take());
         self.lookahead = other.lookahead.clone().or(self.lookahead.take());
+        self.experts = other.experts.clone().or(self.experts.take());
     }
 }
 
@@ -244,13 +247,16 @@ impl Sequence {
         let policies = &mut self.stages.kv_policies[..];
         self.kept.clear();
         let watch = Watch { policies, moment, prompt, remaining, tokens: work.len(), kept: &mut self.kept };
+        let route = self.stages.route.as_deref_mut().map(|route| route as &mut dyn Route);
         let cache = &mut self.cache;
         let tree = match work {
             // Rows that are computed again were seen before.
-            Work::Correct(ids) | Work::Ahead { ids, .. } => return Span::causal(cache, ids.clone(), length),
+            Work::Correct(ids) | Work::Ahead { ids, .. } => {
+                return Span { route, ..Span::causal(cache, ids.clone(), length) };
+            }
             Work::Prompt { ids, .. } => {
                 let watch = watch.is_needed().then_some(watch);
-                return Span { watch, ..Span::causal(cache, ids.clone(), length) };
+                return Span { watch, route, ..Span::causal(cache, ids.clone(), length) };
             }
             Work::Verify(tree) => tree,
         };
@@ -263,6 +269,7 @@ impl Sequence {
             watch: watch.is_needed().then_some(watch),
             policy: self.stages.attention.as_deref_mut().map(|policy| policy as _),
             look: None,
+            route,
         }
     }
 
@@ -402,8 +409,9 @@ impl Sequence {
         let draft = self.stages.draft.as_ref().map(|draft| draft.report());
         let attention = self.stages.attention.as_ref().map(|policy| policy.report());
         let lookahead = self.stages.lookahead.as_ref().map(|ahead| ahead.report());
+        let experts = self.stages.route.as_ref().map(|route| route.report());
         let cache_bytes = self.cache.bytes();
-        Statistics { cache_bytes, draft, attention, lookahead, ..self.statistics.clone() }
+        Statistics { cache_bytes, draft, attention, lookahead, experts, ..self.statistics.clone() }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::methods::{
     Prompt, PromptEdit, Reading, Selection, Stage, Stages, TokenTree,
 };
 use crate::nn::activation::Activation;
-use crate::nn::decoder::{Biases, Decoder, DecoderConfig, NormConfig, Positions};
+use crate::nn::decoder::{Biases, Decoder, DecoderConfig, Multipliers, NormConfig, Positions};
 use crate::nn::rotary::{RotaryConfig, Scaling};
 use crate::nn::vars::{Precision, Random, Storage, Vars};
 
@@ -39,6 +39,9 @@ fn config(layers: usize, width: usize) -> DecoderConfig {
         scales: vec![0.25; layers],
         tied: false,
         experts: None,
+        block_ffn: None,
+        latent: None,
+        multipliers: Multipliers::default(),
         max_positions: 512,
     }
 }
@@ -234,6 +237,7 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         watch: None,
         policy: None,
         look: None,
+        route: None,
     };
     let found = logits(&model, span);
     for node in 0..tree.len() {

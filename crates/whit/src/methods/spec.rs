@@ -164,6 +164,7 @@ names! {
         UnmaskOrder = "unmask-order", "Which masked positions are filled first.";
         Weights = "weights", "The weights of the model.";
         WeightBits = "weight-bits", "The number format of the weights.";
+        Experts = "experts", "Which experts of a feed-forward block are read.";
     }
 }
 
@@ -434,6 +435,8 @@ pub struct ModelFacts {
     /// What methods are given besides the model.
     #[serde(skip_serializing_if = "Companions::is_empty")]
     pub companions: Companions,
+    /// The experts of a layer, where the model's feed-forward is that of BlockFFN.
+    pub block_experts: Option<usize>,
 }
 
 impl ModelFacts {
@@ -451,6 +454,7 @@ impl ModelFacts {
             context: config.max_positions,
             window: config.windows.iter().flatten().min().copied(),
             companions: Companions::default(),
+            block_experts: config.block_ffn.map(|block| block.experts),
         }
     }
 
@@ -468,6 +472,7 @@ impl ModelFacts {
             context: 512,
             window: None,
             companions: Companions::default(),
+            block_experts: Some(32),
         }
     }
 }

@@ -24,6 +24,7 @@ names! {
         Lookahead = "lookahead", "Before the prompt is read, to read drafted text behind it; in each layer, to choose what stays.";
         KvPolicy = "kv-policy", "After a layer has read a chunk of the prompt, and between decode steps.";
         AttnPolicy = "attn-policy", "Before the attention of a layer.";
+        Route = "route", "Between the router of a block of experts and the experts.";
         Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
         Accept = "accept", "After the verification of a draft.";
         WeightEdit = "weight-edit", "Offline: `whit shrink` goes through the model's blocks and writes new weights.";
@@ -222,6 +223,16 @@ pub trait AttnPolicy: Debug + Send {
     fn report(&self) -> String;
 }
 
+/// Decides between a router and its experts which of them the tokens of a sequence read.
+pub trait Route: Debug + Send {
+    /// Is shown the gates of layer `layer`, `[tokens, experts]`. Whether experts whose gate is zero are
+    /// left out; the result is the same.
+    fn route(&mut self, layer: usize, gates: &[f32], experts: usize) -> bool;
+
+    /// What it did for this sequence, in words, for the report.
+    fn report(&self) -> String;
+}
+
 /// A part of the prompt that the target model has read.
 #[derive(Clone, Copy, Debug)]
 pub struct PromptRows<'a> {
@@ -328,6 +339,8 @@ pub enum Stage {
     KvPolicy(Box<dyn KvPolicy>),
     /// See [`AttnPolicy`].
     AttnPolicy(Box<dyn AttnPolicy>),
+    /// See [`Route`].
+    Route(Box<dyn Route>),
     /// See [`Draft`].
     Draft(Box<dyn Draft>),
     /// See [`Accept`].
@@ -347,6 +360,8 @@ pub struct Stages {
     pub kv_policies: Vec<Box<dyn KvPolicy>>,
     /// The owner of the attention pattern.
     pub attention: Option<Box<dyn AttnPolicy>>,
+    /// The owner of the experts.
+    pub route: Option<Box<dyn Route>>,
     /// The owner of the draft.
     pub draft: Option<Box<dyn Draft>>,
     /// The owner of the acceptance.
@@ -362,6 +377,7 @@ impl Stages {
         self.lookahead = other.lookahead.or(self.lookahead.take());
         self.kv_policies.extend(other.kv_policies);
         self.attention = other.attention.or(self.attention.take());
+        self.route = other.route.or(self.route.take());
         self.draft = other.draft.or(self.draft.take());
         self.accept = other.accept.or(self.accept.take());
         self.weight_edits.extend(other.weight_edits);
@@ -374,6 +390,7 @@ impl Stages {
             (self.lookahead.is_some(), StageKind::Lookahead),
             (!self.kv_policies.is_empty(), StageKind::KvPolicy),
             (self.attention.is_some(), StageKind::AttnPolicy),
+            (self.route.is_some(), StageKind::Route),
             (self.draft.is_some(), StageKind::Draft),
             (self.accept.is_some(), StageKind::Accept),
             (!self.weight_edits.is_empty(), StageKind::WeightEdit),
@@ -391,6 +408,7 @@ impl FromIterator<Stage> for Stages {
                 Stage::Lookahead(stage) => all.lookahead = Some(stage),
                 Stage::KvPolicy(stage) => all.kv_policies.push(stage),
                 Stage::AttnPolicy(stage) => all.attention = Some(stage),
+                Stage::Route(stage) => all.route = Some(stage),
                 Stage::Draft(stage) => all.draft = Some(stage),
                 Stage::Accept(stage) => all.accept = Some(stage),
                 Stage::WeightEdit(stage) => all.weight_edits.push(stage),

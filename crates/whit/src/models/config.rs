@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::nn::activation::Activation;
-use crate::nn::decoder::{Biases, DecoderConfig, NormConfig, Positions};
+use crate::nn::decoder::{Biases, DecoderConfig, Multipliers, NormConfig, Positions};
 use crate::nn::rotary::{Llama3, RotaryConfig, Scaling, Yarn};
 
 /// Why `config.json` cannot be used.
@@ -157,6 +157,9 @@ impl Common {
             scales: vec![(head_dim as f32).powf(-0.5); layers],
             tied: self.tie_word_embeddings.unwrap_or(false),
             experts: None,
+            block_ffn: None,
+            latent: None,
+            multipliers: Multipliers::default(),
             max_positions: self.max_positions(defaults),
         })
     }

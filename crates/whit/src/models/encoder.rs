@@ -164,6 +164,7 @@ pub(super) fn facts(architecture: &EncoderArchitecture, config: &EncoderConfig) 
         vocabulary: config.vocab_size,
         context: config.context(),
         window: None,
+        block_experts: None,
         companions: Companions::default(),
     }
 }

@@ -10,7 +10,7 @@ use whit_kernels::linear::WeightType;
 use super::Architecture;
 use super::config::{self, ConfigError, size};
 use crate::nn::activation::Activation;
-use crate::nn::decoder::{Biases, DecoderConfig, NormConfig, Positions};
+use crate::nn::decoder::{Biases, DecoderConfig, Multipliers, NormConfig, Positions};
 use crate::nn::vars::{Init, Source, VarsError};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { id: "gpt2", title: "GPT-2", config, adapt };
@@ -56,6 +56,9 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         scales: (0..layers).map(|layer| json.scale(layer, width / heads)).collect(),
         tied: json.tie_word_embeddings.unwrap_or(true),
         experts: None,
+        block_ffn: None,
+        latent: None,
+        multipliers: Multipliers::default(),
         max_positions: size("n_positions", json.n_positions)?,
     })
 }

@@ -54,7 +54,7 @@ macro_rules! architectures {
     };
 }
 
-architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2 }
+architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2, minicpm }
 
 /// Why a model could not be built.
 #[derive(Debug, Error)]

@@ -4,6 +4,9 @@
 
 use burn::tensor::{Bool, Tensor};
 use whit_kernels::attention::{self, Options};
+use whit_kernels::block_ffn::Reach;
+
+use super::block_ffn::Routing;
 
 /// One attention layer as the kernel sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,12 @@ pub trait Attend {
     /// Sees the rows `[tokens, inputs]` that go into the linear layers of `port` in layer `layer`.
     fn entering(&mut self, layer: usize, port: Port, rows: &Tensor<2>) {
         let _ = (layer, port, rows);
+    }
+
+    /// Sees the router of a layer's block of experts; says which experts are read for which tokens.
+    fn route(&mut self, routing: &Routing<'_>) -> Reach {
+        let _ = routing;
+        Reach::All
     }
 }
 

@@ -6,8 +6,10 @@ use burn::tensor::Tensor;
 
 use super::activation::Activation;
 use super::attention::{Attend, Port, Site};
+use super::block_ffn::{BlockFfn, BlockFfnConfig};
 use super::embedding::Embedding;
 use super::experts::Experts;
+use super::latent::{LatentAttention, LatentConfig};
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::{Norm, Residual};
@@ -51,6 +53,12 @@ pub struct DecoderConfig {
     pub tied: bool,
     /// The experts of a mixture, where the model is one.
     pub experts: Option<ExpertConfig>,
+    /// The experts of BlockFFN, where the model has them.
+    pub block_ffn: Option<BlockFfnConfig>,
+    /// The sizes of latent attention, where the model has it.
+    pub latent: Option<LatentConfig>,
+    /// Constants that the model multiplies with on the way.
+    pub multipliers: Multipliers,
     /// The longest sequence that the model was made for.
     pub max_positions: usize,
 }
@@ -73,6 +81,23 @@ pub struct Biases {
     pub attention_output: bool,
     /// The feed-forward block.
     pub feed_forward: bool,
+}
+
+/// Constants that some models multiply with, to train at one width and learn at another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// The embedding.
+    pub embedding: f32,
+    /// What a block adds to the residual stream.
+    pub residual: f32,
+    /// The hidden state that the output head reads.
+    pub head: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, head: 1.0 }
+    }
 }
 
 /// How a model learns where its tokens stand.
@@ -120,10 +145,28 @@ pub struct Decoder {
 #[derive(Module, Debug)]
 pub struct Layer {
     input_layernorm: Norm,
-    self_attn: SelfAttention,
+    self_attn: Attention,
     post_attention_layernorm: Norm,
-    mlp: Option<Mlp>,
-    block_sparse_moe: Option<Experts>,
+    mlp: FeedForward,
+    #[module(skip)]
+    layer: usize,
+    #[module(skip)]
+    residual: f32,
+}
+
+/// What stands in a layer's attention slot.
+#[derive(Module, Debug)]
+enum Attention {
+    Heads(SelfAttention),
+    Latent(LatentAttention),
+}
+
+/// What stands in a layer's feed-forward slot.
+#[derive(Module, Debug)]
+enum FeedForward {
+    Dense(Mlp),
+    Mixture(Experts),
+    Blocks(BlockFfn),
 }
 
 #[derive(Module, Debug)]
@@ -183,6 +226,7 @@ impl Decoder {
 
     /// Scores over the vocabulary for hidden states: `[tokens, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let hidden = times(hidden, self.config.multipliers.head);
         match &self.lm_head {
             Some(head) => head.forward(hidden),
             None => self.embed_tokens.logits(hidden),
@@ -202,7 +246,7 @@ impl Decoder {
     }
 
     fn embed(&self, tokens: Tokens<'_>) -> Tensor<2> {
-        let embedded = self.embed_tokens.forward(tokens.ids);
+        let embedded = times(self.embed_tokens.forward(tokens.ids), self.config.multipliers.embedding);
         match &self.embed_positions {
             Some(table) => embedded + table.forward(tokens.positions),
             None => embedded,
@@ -226,16 +270,13 @@ impl Layer {
     /// # Errors
     /// As [`Decoder::new`].
     pub fn new(config: &DecoderConfig, index: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
-        let sparse = vars.at("block_sparse_moe");
-        let experts = config.experts.map(|experts| experts.build(config, &sparse)).transpose()?;
-        let names = ["gate_proj", "up_proj", "down_proj"];
-        let mlp = || mlp(config, names, &vars.at("mlp"));
         Ok(Self {
             input_layernorm: vars.norm("input_layernorm", config.width, config.norm)?,
-            self_attn: SelfAttention::new(config, index, &vars.at("self_attn"))?,
+            self_attn: Attention::new(config, index, &vars.at("self_attn"))?,
             post_attention_layernorm: vars.norm("post_attention_layernorm", config.width, config.norm)?,
-            mlp: if experts.is_none() { Some(mlp()?) } else { None },
-            block_sparse_moe: experts,
+            mlp: FeedForward::new(config, index, vars)?,
+            layer: index,
+            residual: config.multipliers.residual,
         })
     }
 
@@ -247,32 +288,88 @@ impl Layer {
         stream.add(self.feed_forward(x, attend));
     }
 
-    /// The attention of normalised rows `[tokens, width]`.
+    /// What the attention adds to the stream for normalised rows `[tokens, width]`.
     pub fn attention(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
-        self.self_attn.forward(x, angles, attend)
+        times(self.self_attn.forward(x, angles, attend), self.residual)
     }
 
-    /// The feed-forward of normalised rows `[tokens, width]`.
+    /// What the feed-forward adds to the stream for normalised rows `[tokens, width]`.
     pub fn feed_forward(&self, x: Tensor<2>, attend: &mut dyn Attend) -> Tensor<2> {
-        let layer = self.self_attn.site.layer;
-        match (&self.mlp, &self.block_sparse_moe) {
-            (Some(mlp), _) => mlp.forward_seen(x, &mut |port, rows| attend.entering(layer, port, rows)),
-            (None, Some(experts)) => experts.forward(x),
-            (None, None) => x.zeros_like(),
+        times(self.mlp.forward(x, self.layer, attend), self.residual)
+    }
+
+    fn bytes(&self) -> usize {
+        self.self_attn.bytes() + self.mlp.bytes()
+    }
+}
+
+/// `factor x`; nothing is done where the factor is one.
+fn times(x: Tensor<2>, factor: f32) -> Tensor<2> {
+    if factor == 1.0 { x } else { x.mul_scalar(factor) }
+}
+
+impl Attention {
+    fn new(config: &DecoderConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+        let site = Site {
+            layer,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            scale: config.scales[layer],
+            window: config.windows[layer],
+        };
+        Ok(match config.latent {
+            Some(latent) => Self::Latent(LatentAttention::new(latent, config, site, vars)?),
+            None => Self::Heads(SelfAttention::new(config, site, vars)?),
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
+        match self {
+            Self::Heads(attention) => attention.forward(x, angles, attend),
+            Self::Latent(attention) => attention.forward(x, angles, attend),
         }
     }
 
     fn bytes(&self) -> usize {
-        let attention = &self.self_attn;
-        let projections = [&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj];
-        let dense = self.mlp.as_ref().map_or(0, Mlp::bytes);
-        let sparse = self.block_sparse_moe.as_ref().map_or(0, Experts::bytes);
-        projections.into_iter().map(Linear::bytes).sum::<usize>() + dense + sparse
+        match self {
+            Self::Heads(SelfAttention { q_proj, k_proj, v_proj, o_proj, .. }) => {
+                [q_proj, k_proj, v_proj, o_proj].map(Linear::bytes).iter().sum()
+            }
+            Self::Latent(attention) => attention.bytes(),
+        }
+    }
+}
+
+impl FeedForward {
+    fn new(config: &DecoderConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+        let names = ["gate_proj", "up_proj", "down_proj"];
+        Ok(match (config.experts, config.block_ffn) {
+            (Some(experts), _) => Self::Mixture(experts.build(config, &vars.at("block_sparse_moe"))?),
+            (None, Some(block)) => Self::Blocks(BlockFfn::new(block, config, layer, &vars.at("mlp"))?),
+            (None, None) => Self::Dense(mlp(config, names, &vars.at("mlp"))?),
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>, layer: usize, attend: &mut dyn Attend) -> Tensor<2> {
+        match self {
+            Self::Dense(mlp) => mlp.forward_seen(x, &mut |port, rows| attend.entering(layer, port, rows)),
+            Self::Mixture(experts) => experts.forward(x),
+            Self::Blocks(block) => block.forward(x, attend),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(mlp) => mlp.bytes(),
+            Self::Mixture(experts) => experts.bytes(),
+            Self::Blocks(block) => block.bytes(),
+        }
     }
 }
 
 impl SelfAttention {
-    fn new(config: &DecoderConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
+    fn new(config: &DecoderConfig, site: Site, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let (width, head_dim) = (config.width, config.head_dim);
         let (queries, keys) = (config.heads * head_dim, config.kv_heads * head_dim);
         let bias = config.biases.query_key_value;
@@ -287,14 +384,7 @@ impl SelfAttention {
             o_proj: vars.linear("o_proj", width, queries, config.biases.attention_output)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
-            site: Site {
-                layer,
-                heads: config.heads,
-                kv_heads: config.kv_heads,
-                head_dim,
-                scale: config.scales[layer],
-                window: config.windows[layer],
-            },
+            site,
         })
     }
 

@@ -81,13 +81,27 @@ impl DecoderConfig {
             inputs,
             role,
         };
-        let mut all = vec![
-            matrix("self_attn.q_proj", queries, width, Role::Layer),
-            matrix("self_attn.k_proj", keys, width, Role::Layer),
-            matrix("self_attn.v_proj", keys, width, Role::Layer),
-            matrix("self_attn.o_proj", width, queries, Role::Layer),
-        ];
+        let mut all = match self.latent {
+            Some(latent) => latent
+                .matrices(width, self.heads)
+                .map(|(name, outputs, inputs)| {
+                    matrix(&format!("self_attn.{name}"), outputs, inputs, Role::Layer)
+                })
+                .into(),
+            None => vec![
+                matrix("self_attn.q_proj", queries, width, Role::Layer),
+                matrix("self_attn.k_proj", keys, width, Role::Layer),
+                matrix("self_attn.v_proj", keys, width, Role::Layer),
+                matrix("self_attn.o_proj", width, queries, Role::Layer),
+            ],
+        };
         match self.experts {
+            None if self.block_ffn.is_some() => {
+                let experts = self.block_ffn.map_or(0, |block| block.experts);
+                all.push(matrix("mlp.router_proj", experts, width, Role::Layer));
+                all.push(matrix("mlp.up_proj", self.feed_forward, width, Role::Layer));
+                all.push(matrix("mlp.down_proj", width, self.feed_forward, Role::Layer));
+            }
             None => {
                 let names = ["mlp.gate_proj", "mlp.up_proj"];
                 let inner = names.iter().skip(usize::from(!self.gated));

@@ -3,11 +3,13 @@
 pub mod activation;
 pub mod attention;
 pub mod chimera;
+pub mod block_ffn;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;
 pub mod experts;
 pub mod inventory;
+pub mod latent;
 pub mod linear;
 pub mod mlp;
 pub mod norm;

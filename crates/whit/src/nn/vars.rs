@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
+use whit_kernels::block_ffn::BlockFfnError;
 use whit_kernels::linear::{self, LinearError, PackedLinear, Pattern, WeightType};
 
 use super::decoder::NormConfig;
@@ -42,6 +43,14 @@ pub enum VarsError {
         name: String,
         /// What the packer says.
         reason: LinearError,
+    },
+    /// A block of experts cannot be packed.
+    #[error("tensor `{name}`: {reason}")]
+    Experts {
+        /// The name of the up-projection.
+        name: String,
+        /// What the packer says.
+        reason: BlockFfnError,
     },
 }
 
@@ -185,6 +194,26 @@ impl<'a> Vars<'a> {
         }
         let bias = vars.vector("bias", width, Init::Constant(0.0))?;
         Ok(Norm::layer(weight, Some(bias), config.epsilon))
+    }
+
+    /// The values of matrix `name.weight` and the type they shall be packed in, for a block that packs
+    /// its matrices in a way of its own; none where matrices are parameters.
+    ///
+    /// # Errors
+    /// If the variable is missing, misshapen or unreadable.
+    pub fn own(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Option<(Vec<f32>, WeightType)>, VarsError> {
+        let Storage::Packed(precision) = self.storage else { return Ok(None) };
+        let path = self.at(name).path("weight");
+        self.source.check(&path, &[outputs, inputs])?;
+        let values = self.source.rows(&path, 0..outputs, inputs, NORMAL)?;
+        (self.progress)(outputs * inputs);
+        let kind = precision.for_matrix(&path, inputs, || self.source.native(&path));
+        Ok(Some((values, kind)))
     }
 
     fn vector(&self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, VarsError> {

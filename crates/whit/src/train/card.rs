@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use serde_json::Value;
+
 use super::evaluate::Figures;
 use super::language::LanguageRecipe;
+use super::sparsity::Usage;
 
 /// What was run.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +38,10 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
         "# {id}\n\n{summary}\n\nIt is a small model for showing and testing what Whit's methods do on one that was really \
          trained. It is no assistant, and what it writes need not compile.\n\n## Model\n\n",
         summary = format_args!(
-            "A Llama-architecture language model of {:.2} million weights, trained from scratch by \
+            "A {kind} language model of {:.2} million weights, trained from scratch by \
              `whit train {id}`.",
-            *parameters as f64 / 1e6
+            *parameters as f64 / 1e6,
+            kind = kind(&config),
         ),
     );
     let model = [
@@ -89,8 +93,18 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
             .iter()
             .map(|(task, share)| (task.as_str(), format!("{} answered to the letter", percent(*share)))),
     );
+    let usage: Vec<_> = figures.usage.iter().flat_map(Usage::rows).collect();
+    found.extend(usage.iter().map(|(name, share)| (name.as_str(), percent(*share))));
     rows(&mut text, &found);
     text
+}
+
+fn kind(config: &Value) -> &'static str {
+    match (config["model_type"].as_str(), config["ffn_type"].as_str()) {
+        (_, Some("block" | "block_linear")) => "BlockFFN",
+        (Some("minicpm"), _) => "MiniCPM-architecture",
+        _ => "Llama-architecture",
+    }
 }
 
 fn percent(share: f64) -> String {

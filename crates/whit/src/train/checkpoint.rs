@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::optimizer::{Memories, Memory};
 use super::parameters::{self, Named};
@@ -27,6 +28,9 @@ pub struct Progress {
     pub seconds: f64,
     /// Everything that must not change between the parts of a run, in one line.
     pub identity: String,
+    /// What the objective remembers.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub objective: Value,
 }
 
 /// What is stored for each parameter.

@@ -4,7 +4,8 @@ use rand::RngExt;
 use serde::Serialize;
 
 use super::TrainError;
-use super::language::{Language, logits};
+use super::language::{Language, logits, logits_through};
+use super::sparsity::{Scores, Usage};
 use super::vocabulary::encode;
 use super::windows::{Shape, stream};
 use crate::nn::decoder::Decoder;
@@ -39,6 +40,9 @@ pub struct Figures {
     pub bytes: usize,
     /// Each task's name, and the share of its samples answered to the letter.
     pub tasks: Vec<(String, f64)>,
+    /// How many experts stay closed, where the model has BlockFFN's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// Measures `model`, which is outside autodiff.
@@ -58,7 +62,27 @@ pub fn measure(model: &Decoder, language: &Language, effort: Effort) -> Result<F
         loss: nats / tokens.max(1) as f64,
         bytes,
         tasks: tasks.collect::<Result<_, TrainError>>()?,
+        usage: usage(model, language),
     })
+}
+
+/// Windows of held-out text over which experts are counted.
+const COUNTED: usize = 64;
+
+/// The mean use of the experts over layers and held-out text.
+fn usage(model: &Decoder, language: &Language) -> Option<Usage> {
+    let sequence = language.held_out.shape.sequence;
+    let mut found = Vec::new();
+    for inputs in language.held_out.tokens.chunks_exact(sequence).take(COUNTED) {
+        let mut scores = Scores::of(1);
+        logits_through(model, inputs, Shape { rows: 1, sequence }, &mut scores);
+        found.extend(scores.layers.into_iter().map(|layer| {
+            let layer = op::host(layer);
+            let open: Vec<bool> = layer.data().iter().map(|&score| score > 0.0).collect();
+            Usage::of(&open, layer.width())
+        }));
+    }
+    (!found.is_empty()).then(|| Usage::mean(&found))
 }
 
 /// The summed loss in nats, and the number of tokens and of bytes that it is over.

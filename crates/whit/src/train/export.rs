@@ -26,7 +26,7 @@ pub fn save_decoder(
     std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let mut tensors = Vec::new();
     parameters::read(model, |path, shape, values| {
-        tensors.push((file_name(path), half_precision(shape, &values)))
+        tensors.push((file_name(path, config), half_precision(shape, &values)))
     });
     let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -39,9 +39,14 @@ pub fn save_decoder(
     write_whole(&folder.join("tokenizer.json"), tokenizer)
 }
 
-/// The tensor's name in a checkpoint, from the parameter's path in the module.
-fn file_name(path: &str) -> String {
-    let path = path.replace("embed_tokens.table.", "embed_tokens.");
+/// The tensor's name in a checkpoint, from the parameter's path in the module. BlockFFN's experts are no
+/// linear layers there, and their matrices bear no `weight`.
+fn file_name(path: &str, config: &Value) -> String {
+    let mut path = path.replace("embed_tokens.table.", "embed_tokens.");
+    let experts = path.ends_with(".mlp.up_proj.weight") || path.ends_with(".mlp.down_proj.weight");
+    if experts && config["ffn_type"] == "block_linear" {
+        path.truncate(path.len() - ".weight".len());
+    }
     if path.starts_with("lm_head") { path } else { format!("model.{path}") }
 }
 
@@ -70,10 +75,12 @@ mod tests {
 
     #[test]
     fn paths_become_the_names_of_checkpoints() {
-        assert_eq!(file_name("embed_tokens.table.weight"), "model.embed_tokens.weight");
-        assert_eq!(file_name("layers.0.mlp.up_proj.weight"), "model.layers.0.mlp.up_proj.weight");
-        assert_eq!(file_name("norm.weight"), "model.norm.weight");
-        assert_eq!(file_name("lm_head.weight"), "lm_head.weight");
+        assert_eq!(file_name("embed_tokens.table.weight", &json!({})), "model.embed_tokens.weight");
+        assert_eq!(file_name("layers.0.mlp.up_proj.weight", &json!({})), "model.layers.0.mlp.up_proj.weight");
+        let blocks = json!({ "ffn_type": "block_linear" });
+        assert_eq!(file_name("layers.0.mlp.up_proj.weight", &blocks), "model.layers.0.mlp.up_proj");
+        assert_eq!(file_name("norm.weight", &json!({})), "model.norm.weight");
+        assert_eq!(file_name("lm_head.weight", &json!({})), "lm_head.weight");
     }
 
     #[test]

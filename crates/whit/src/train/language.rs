@@ -9,10 +9,11 @@ use tokenizers::Tokenizer;
 use whit_kernels::cross_entropy::cross_entropy;
 
 use super::run::{Objective, Settings};
+use super::sparsity::{Guide, Scores, Sparsity};
 use super::windows::{Batch, Growth, Position, Shape, Windows};
 use super::{TrainError, vocabulary, write_whole};
 use crate::models;
-use crate::nn::attention::Batched;
+use crate::nn::attention::{Attend, Batched};
 use crate::nn::decoder::{Decoder, DecoderConfig, Tokens};
 use crate::nn::vars::{Random, Storage, Vars};
 use crate::world::corpus::{Corpus, Limits};
@@ -33,6 +34,8 @@ pub struct LanguageRecipe {
     pub growth: Option<Growth>,
     /// The share of sequences that hold generated tasks, 0 to 1.
     pub task_share: f64,
+    /// The losses of BlockFFN's routers, where the model has them.
+    pub sparsity: Option<Sparsity>,
     /// How much text is taken.
     pub limits: Limits,
     /// Every random choice follows from it.
@@ -105,6 +108,8 @@ pub struct Language {
     pub held_out: Windows,
     /// What the corpus is, in figures.
     pub fingerprint: u64,
+    /// The losses of the routers, with what makes them what they are.
+    pub guide: Option<(Sparsity, Guide)>,
 }
 
 impl Language {
@@ -121,7 +126,8 @@ impl Language {
         };
         let train = windows(corpus.train, recipe.task_share, recipe.growth)?;
         let held_out = windows(corpus.held_out, 0.0, None)?;
-        Ok(Self { tokenizer, train, held_out, fingerprint })
+        let guide = recipe.sparsity.map(|sparsity| (sparsity, Guide::new(sparsity)));
+        Ok(Self { tokenizer, train, held_out, fingerprint, guide })
     }
 }
 
@@ -129,7 +135,20 @@ impl Objective for Language {
     type Model = Decoder;
 
     fn loss(&self, model: &Decoder, position: Position) -> Result<Tensor<1>, TrainError> {
-        Ok(loss(model, &self.train.batch(&self.tokenizer, position)?))
+        let batch = self.train.batch(&self.tokenizer, position)?;
+        let Some((_, guide)) = &self.guide else { return Ok(loss(model, &batch)) };
+        let mut scores = Scores::of(batch.shape.rows);
+        let logits = logits_through(model, &batch.inputs, batch.shape, &mut scores);
+        let guided = guide.loss(&scores.layers, &batch.inputs, self.train.end, (batch.shape, position.step))?;
+        Ok(cross_entropy(logits, &batch.targets, None) + guided)
+    }
+
+    fn memory(&self) -> Value {
+        self.guide.as_ref().map_or(Value::Null, |(_, guide)| guide.memory())
+    }
+
+    fn recall(&self, memory: &Value) -> Result<(), TrainError> {
+        self.guide.as_ref().map_or(Ok(()), |(_, guide)| guide.recall(memory))
     }
 
     fn held_out_loss(&self, model: &Decoder) -> Result<f32, TrainError> {
@@ -152,8 +171,9 @@ impl Objective for Language {
         let growth = growth.map_or(String::new(), |Growth { first, until }| {
             format!(" from {first} until step {until}")
         });
+        let guide = self.guide.as_ref().map_or(String::new(), |(sparsity, _)| format!(", {sparsity:?}"));
         format!(
-            "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, seed {seed}",
+            "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, seed {seed}{guide}",
             self.fingerprint
         )
     }
@@ -165,12 +185,16 @@ pub fn loss(model: &Decoder, batch: &Batch) -> Tensor<1> {
 }
 
 /// Scores over the vocabulary for every token of `rows` sequences: `[rows * sequence, vocabulary]`.
-pub fn logits(model: &Decoder, ids: &[u32], Shape { rows, sequence }: Shape) -> Tensor<2> {
+pub fn logits(model: &Decoder, ids: &[u32], shape: Shape) -> Tensor<2> {
+    logits_through(model, ids, shape, &mut Batched::causal(shape.rows))
+}
+
+/// As [`logits`], with attention by `attend`.
+pub fn logits_through(model: &Decoder, ids: &[u32], shape: Shape, attend: &mut dyn Attend) -> Tensor<2> {
+    let Shape { rows, sequence } = shape;
     let positions: Vec<u32> = (0..rows).flat_map(|_| 0..sequence as u32).collect();
     let lengths = vec![sequence as u32; ids.len()];
-    let hidden =
-        model.forward(Tokens { ids, positions: &positions, lengths: &lengths }, &mut Batched::causal(rows));
-    model.logits(hidden)
+    model.logits(model.forward(Tokens { ids, positions: &positions, lengths: &lengths }, attend))
 }
 
 /// The number of values that learn.

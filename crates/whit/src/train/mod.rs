@@ -18,6 +18,7 @@ pub mod plot;
 pub mod recipes;
 pub mod run;
 pub mod schedule;
+pub mod sparsity;
 pub mod vocabulary;
 pub mod windows;
 

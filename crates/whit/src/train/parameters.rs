@@ -35,6 +35,23 @@ pub fn read<M: Module>(module: &M, read: impl FnMut(&str, Vec<usize>, Vec<f32>))
     module.visit(&mut Read { path: Vec::new(), read });
 }
 
+/// The variants of an enum are no part of a name: a parameter is called as in checkpoints.
+fn is_variant(container: &str) -> bool {
+    container.starts_with("Enum:")
+}
+
+fn enter(path: &mut Vec<String>, name: &str, container: &str) {
+    if !is_variant(container) {
+        path.push(name.to_owned());
+    }
+}
+
+fn exit(path: &mut Vec<String>, container: &str) {
+    if !is_variant(container) {
+        path.pop();
+    }
+}
+
 struct Collect<'a> {
     path: Vec<String>,
     gradients: &'a mut Gradients,
@@ -42,12 +59,12 @@ struct Collect<'a> {
 }
 
 impl ModuleVisitor for Collect<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        enter(&mut self.path, name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        exit(&mut self.path, container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -66,12 +83,12 @@ struct Read<F> {
 }
 
 impl<F: FnMut(&str, Vec<usize>, Vec<f32>)> ModuleVisitor for Read<F> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        enter(&mut self.path, name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        exit(&mut self.path, container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -86,12 +103,12 @@ struct Change<F> {
 }
 
 impl<F: FnMut(Slot<'_>)> ModuleMapper for Change<F> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        enter(&mut self.path, name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        exit(&mut self.path, container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

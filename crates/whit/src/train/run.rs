@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::checkpoint::{self, Progress, Restored};
 use super::log::{self, Log, Record};
@@ -35,6 +36,20 @@ pub trait Objective {
 
     /// Items (tokens, images) in one batch.
     fn items(&self) -> u64;
+
+    /// What it must remember from step to step, for a checkpoint; nothing where the step's number is enough.
+    fn memory(&self) -> Value {
+        Value::Null
+    }
+
+    /// Goes on from what [`memory`](Self::memory) gave in another run.
+    ///
+    /// # Errors
+    /// If it is not of this objective.
+    fn recall(&self, memory: &Value) -> Result<(), TrainError> {
+        let _ = memory;
+        Ok(())
+    }
 
     /// What makes the data what it is, in a few words and figures: a resumed run must have the same.
     fn identity(&self) -> String;
@@ -130,6 +145,7 @@ impl<O: Objective> Run<'_, O> {
             let path = self.checkpoints();
             let what = || format!("{:?} instead of {identity:?}", state.progress.identity);
             return if state.progress.identity == identity {
+                self.objective.recall(&state.progress.objective)?;
                 Ok(state)
             } else {
                 Err(TrainError::OtherRun { path, what: what() })
@@ -157,6 +173,7 @@ impl<O: Objective> Run<'_, O> {
         }
         let model = self.settings.optimizer.step(model, &mut memories, update, norm);
         progress.step += 1;
+        progress.objective = self.objective.memory();
         let measure = progress.step % self.settings.evaluate_every.max(1) == 0
             || progress.step == self.settings.schedule.steps;
         let held_out = measure.then(|| self.objective.held_out_loss(&averaged(model.clone(), &memories)));

@@ -22,7 +22,12 @@ macro_rules! recipes {
     };
 }
 
-recipes! { rust_lm: RECIPE, recall_lm: RECIPE DRAFT, distill: RECIPE }
+recipes! {
+    block_lm: RECIPE PLAIN DENSE,
+    distill: RECIPE,
+    recall_lm: RECIPE DRAFT,
+    rust_lm: RECIPE,
+}
 
 /// The recipe called `id`.
 pub fn find(id: &str) -> Option<&'static Recipe> {

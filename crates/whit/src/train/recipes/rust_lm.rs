@@ -46,6 +46,7 @@ pub(super) fn language() -> LanguageRecipe {
         shape: Shape { rows: 4, sequence: 512 },
         growth: Some(Growth { first: 64, until: 2_000 }),
         task_share: 0.35,
+        sparsity: None,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
