@@ -135,3 +135,62 @@ impl Attend for Scores {
         Reach::Active
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models;
+    use crate::nn::decoder::Decoder;
+    use crate::nn::vars::{Random, Storage, Vars};
+    use crate::train::language::logits_through;
+    use crate::train::parameters::{Named, add_gradients};
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    const SHAPE: Shape = Shape { rows: 2, sequence: 16 };
+
+    fn model(feed_forward: &str) -> Decoder {
+        let config = json!({
+            "model_type": "minicpm", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_type": feed_forward, "ffn_gated": false,
+            "norm_after_router": "rms", "num_experts": 6, "expert_size": 4, "scale_emb": 12.0,
+        });
+        let config = (models::architecture(&config).unwrap().config)(&config).unwrap();
+        let storage = Storage::Dense(Device::flex().autodiff());
+        Decoder::new(config, &Vars::new(&Random { seed: 3 }, &storage)).unwrap()
+    }
+
+    /// The scores of a batch, and its tokens.
+    fn scores(model: &Decoder) -> (Vec<Tensor<2>>, Vec<u32>) {
+        let ids: Vec<u32> = (0..32).map(|at| at * 7 % 40).collect();
+        let mut scores = Scores::of(SHAPE.rows);
+        logits_through(model, &ids, SHAPE, &mut scores);
+        (scores.layers, ids)
+    }
+
+    #[test]
+    fn the_losses_reach_every_router() {
+        let model = model("block");
+        let (layers, ids) = scores(&model);
+        assert_eq!(layers.iter().map(Tensor::dims).collect::<Vec<_>>(), [[32, 6]; 2]);
+        let guide = Guide::new(Sparsity { chunk: 8, ..Sparsity::default() });
+        let loss = guide.loss(&layers, &ids, 0, (SHAPE, 0)).unwrap();
+        let mut gradients = Named::new();
+        add_gradients(&model, &mut loss.backward(), &mut gradients);
+        for layer in 0..2 {
+            let router = &gradients[&format!("layers.{layer}.mlp.router_proj.weight")];
+            assert!(router.iter().all(|slope| slope.is_finite()) && router.iter().any(|slope| *slope != 0.0));
+        }
+        let other = Guide::new(Sparsity::default());
+        other.recall(&guide.memory()).unwrap();
+        assert_eq!(*other.weight(), *guide.weight());
+        assert!(other.recall(&json!("nothing")).is_err());
+    }
+
+    #[test]
+    fn a_model_without_routers_is_refused() {
+        let (layers, ids) = scores(&model("vanilla"));
+        let refusal = Guide::new(Sparsity::default()).loss(&layers, &ids, 0, (SHAPE, 0)).unwrap_err();
+        assert!(refusal.to_string().contains("ffn_type"), "{refusal}");
+    }
+}

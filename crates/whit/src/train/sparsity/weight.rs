@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn it_goes_on_from_its_memory() {
         let mut weight = ChunkWeight::new(0.05, 3, 5);
-        (0..17).for_each(|step| drop(weight.at(step, (step as f32 * 0.7).sin() + 2.0)));
+        for step in 0..17 {
+            weight.at(step, (step as f32 * 0.7).sin() + 2.0);
+        }
         let text = serde_json::to_string(&weight).unwrap();
         assert_eq!(serde_json::from_str::<ChunkWeight>(&text).unwrap(), weight);
     }
