@@ -3,35 +3,35 @@
 use serde::{Deserialize, Serialize};
 
 /// The least that a rising loss raises the weight by.
-const LEAST: f64 = 1.025;
+const LEAST: f32 = 1.025;
 
 /// The most that the weight grows to, in multiples of its start. The paper's formula has no bound, its
 /// code has this one.
-const MOST: f64 = 4.0;
+const MOST: f32 = 4.0;
 
 /// After `hold` steps, every `period` steps the mean loss of the last period is compared with that of
 /// the one before. Over the next period the weight moves in a line towards its product with their
 /// ratio, which counts as at least 1.025 where it is above one (section 3.2 of the paper).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChunkWeight {
-    start: f64,
+    start: f32,
     hold: u64,
     period: u64,
     /// The weight at the beginning of this period and at its end.
-    ends: [f64; 2],
+    ends: [f32; 2],
     /// The number of the period.
     window: u64,
     /// The sum and the number of this period's losses.
-    sum: f64,
+    sum: f32,
     count: u64,
     /// The mean loss of the last period.
-    previous: Option<f64>,
+    previous: Option<f32>,
 }
 
 impl ChunkWeight {
     /// A weight that starts at `start`.
     pub fn new(start: f32, hold: u64, period: u64) -> Self {
-        let start = f64::from(start);
+        let start = start;
         let period = period.max(1);
         Self { start, hold, period, ends: [start; 2], window: 0, sum: 0.0, count: 0, previous: None }
     }
@@ -41,15 +41,15 @@ impl ChunkWeight {
         if step / self.period != self.window {
             self.turn(step);
         }
-        self.sum += f64::from(loss);
+        self.sum += loss;
         self.count += 1;
-        let done = (step % self.period) as f64 / self.period as f64;
+        let done = (step % self.period) as f32 / self.period as f32;
         (self.ends[0] + (self.ends[1] - self.ends[0]) * done) as f32
     }
 
     /// Begins the period that `step` is in.
     fn turn(&mut self, step: u64) {
-        let mean = self.sum / self.count.max(1) as f64;
+        let mean = self.sum / self.count.max(1) as f32;
         let ratio = match self.previous {
             Some(previous) if step >= self.hold && previous > 0.0 => mean / previous,
             _ => 1.0,
