@@ -1,6 +1,8 @@
 //! BlockFFN end to end: leaving experts out changes no token, alone and in company, with and without a
 //! draft, in every weight type; and what is wrong is said.
 
+use std::ops::Range;
+
 use serde_json::json;
 use whit::generate::{GenerateError, Request, Scheduler, Statistics};
 use whit::methods::{ModelFacts, Plan, Selection};
@@ -86,7 +88,7 @@ impl Source for Broken {
     fn rows(
         &self,
         name: &str,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         width: usize,
         init: Init,
     ) -> Result<Vec<f32>, VarsError> {
