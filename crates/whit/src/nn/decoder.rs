@@ -156,6 +156,8 @@ pub struct Layer {
 
 /// What stands in a layer's attention slot.
 #[derive(Module, Debug)]
+// One of them lies in each layer; boxing it would save nothing.
+#[allow(clippy::large_enum_variant)]
 enum Attention {
     Heads(SelfAttention),
     Latent(LatentAttention),
@@ -163,6 +165,7 @@ enum Attention {
 
 /// What stands in a layer's feed-forward slot.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum FeedForward {
     Dense(Mlp),
     Mixture(Experts),

@@ -31,7 +31,6 @@ pub struct ChunkWeight {
 impl ChunkWeight {
     /// A weight that starts at `start`.
     pub fn new(start: f32, hold: u64, period: u64) -> Self {
-        let start = start;
         let period = period.max(1);
         Self { start, hold, period, ends: [start; 2], window: 0, sum: 0.0, count: 0, previous: None }
     }
@@ -44,7 +43,7 @@ impl ChunkWeight {
         self.sum += loss;
         self.count += 1;
         let done = (step % self.period) as f32 / self.period as f32;
-        (self.ends[0] + (self.ends[1] - self.ends[0]) * done) as f32
+        self.ends[0] + (self.ends[1] - self.ends[0]) * done
     }
 
     /// Begins the period that `step` is in.
