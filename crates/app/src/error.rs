@@ -11,6 +11,7 @@ use whit::methods::MethodError;
 use whit::models::ModelError;
 use whit::models::forward::ForwardError;
 use whit::shrink::ShrinkError;
+use whit::squeeze::SqueezeError;
 use whit::train::TrainError;
 
 /// An error of the command: those of the library, and its own.
@@ -37,6 +38,9 @@ pub enum AppError {
     /// Weights that cannot be changed.
     #[error(transparent)]
     Shrink(#[from] ShrinkError),
+    /// A text that cannot be squeezed.
+    #[error(transparent)]
+    Squeeze(#[from] SqueezeError),
     /// Inputs of a forward pass that were refused.
     #[error(transparent)]
     Forward(#[from] ForwardError),

@@ -128,3 +128,58 @@ fn a_reader_may_leave_early() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+/// Runs with this standard input.
+fn fed(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whit"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn text_is_squeezed_from_standard_input_and_files() {
+    let talk = "So, um, you know, the code of the harbor is 4711. It is as it was, I mean, like that.";
+    let squeezed = fed(&["squeeze"], talk.as_bytes());
+    let (left, said) = (text(&squeezed.stdout), text(&squeezed.stderr));
+    assert!(left.contains("4711") && left.contains("harbor") && !left.contains("um"), "{left}");
+    assert!(said.contains("tokens/s"), "{said}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let [file, page] = ["talk.txt", "page.html"].map(|name| folder.path().join(name));
+    fs::write(&file, talk).unwrap();
+    let (file, page) = (file.to_str().unwrap(), page.to_str().unwrap());
+    let report = json(&["squeeze", "--json", "--rate", "0.4", "--html", page, file]);
+    let one = &report["texts"][0];
+    assert!(one["tokens"].as_u64() < one["original_tokens"].as_u64());
+    assert!(
+        one["words"].as_array().unwrap().iter().any(|word| word["word"] == "4711" && word["kept"] == true)
+    );
+    assert!(fs::read_to_string(page).unwrap().contains(">4711</b>"));
+    assert_eq!(json(&["squeeze", "--json", "--rate", "1", file])["texts"][0]["text"], talk);
+    let empty = fed(&["squeeze", "--json"], b"");
+    let empty: Value = serde_json::from_slice(&empty.stdout).unwrap();
+    assert_eq!(
+        (&empty["texts"][0]["text"], &empty["texts"][0]["ratio"]),
+        (&Value::from(""), &Value::from(1.0))
+    );
+}
+
+#[test]
+fn what_cannot_be_squeezed_is_refused() {
+    assert!(refusal(&["squeeze", "--rate", "0", "-"]).contains("fraction to keep"));
+    assert!(refusal(&["squeeze", "--rate", "1.5", "-"]).contains("fraction to keep"));
+    assert!(refusal(&["squeeze", "no-such-file.txt"]).contains("no-such-file.txt"));
+    let latin = fed(&["squeeze"], b"caf\xe9");
+    assert_eq!(latin.status.code(), Some(2));
+    assert!(text(&latin.stderr).contains("byte 3"), "{}", text(&latin.stderr));
+    let many: Vec<String> = (0..101).map(|at| format!("--force=x{at}")).collect();
+    let arguments: Vec<&str> = ["squeeze", "-"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    assert!(refusal(&arguments).contains("101 force tokens"));
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures");
+    let model = |name: &str| format!("{fixtures}/{name}");
+    assert!(refusal(&["squeeze", "-", "-m", &model("bert-tokens-legacy")]).contains("tokenizer"));
+    assert!(refusal(&["squeeze", "-", "-m", &model("gpt2")]).contains("no text encoder"));
+    assert!(refusal(&["generate", "-m", &model("bert"), "-p", "x"]).contains("writes no text"));
+}

@@ -2,7 +2,8 @@
 //!
 //! [`load`] opens model folders and files, [`models`] builds networks out of the shared blocks in
 //! [`nn`], [`generate`] runs them, [`methods`] are the switches, [`train`] makes small models here,
-//! [`shrink`] changes weights for good, and [`measure`] says what was gained and what was lost.
+//! [`squeeze`] shortens prompts, [`shrink`] changes weights for good, and [`measure`] says what was
+//! gained and what was lost.
 
 pub mod generate;
 pub mod load;
@@ -11,6 +12,7 @@ pub mod methods;
 pub mod models;
 pub mod nn;
 pub mod shrink;
+pub mod squeeze;
 pub mod train;
 pub mod world;
 

@@ -16,6 +16,7 @@ use whit::nn::decoder::Decoder;
 use whit::nn::vars::{Random, Vars};
 
 use crate::companions::CompanionArguments;
+use super::bench_squeeze;
 use crate::context::Context;
 use crate::embedded::RUST_LM;
 use crate::error::AppError;
@@ -42,6 +43,8 @@ enum Task {
     Attention(attention::Arguments),
     /// Keys found in a long context and the loss of a text, both read step by step as decoding reads
     Recall(recall::Arguments),
+    /// Prompt compressors of real sizes, random weights
+    Squeeze(bench_squeeze::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +140,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
         Task::Text(arguments) => arguments,
         Task::Attention(arguments) => return attention::run(arguments, context),
         Task::Recall(arguments) => return recall::run(arguments, context),
+        Task::Squeeze(arguments) => return bench_squeeze::run(arguments, context),
     };
     interrupt::flag();
     let names = arguments.rows()?;

@@ -225,10 +225,10 @@ impl Timings {
         let notes: String = notes.into_iter().flatten().map(|note| format!("; {note}")).collect();
         let cut = match self.original_tokens {
             original if original == self.prompt_tokens => String::new(),
-            original => format!("of {original} (cut in {:.2} s) ", self.edit_seconds),
+            original => format!(", cut from {original} in {:.2} s,", self.edit_seconds),
         };
         format!(
-            "[prompt {} {cut}tokens at {:.0}/s; {} tokens at {:.1}/s{notes}]",
+            "[prompt {} tokens{cut} at {:.0}/s; {} tokens at {:.1}/s{notes}]",
             self.prompt_tokens, self.prompt_tokens_per_second, self.new_tokens, self.decode_tokens_per_second
         )
     }

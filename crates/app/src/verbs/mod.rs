@@ -3,7 +3,9 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench_squeeze;
 mod tour;
+mod train_squeeze;
 
 use crate::context::{Context, Global};
 use crate::error::AppError;
@@ -25,7 +27,7 @@ macro_rules! verbs {
     };
 }
 
-verbs! { generate chat bench calibrate shrink forward train methods explain doctor docs completions }
+verbs! { generate chat bench calibrate shrink squeeze forward train methods explain doctor docs completions }
 
 /// One engine for generative models in which doing less work is a switch.
 #[derive(Debug, Parser)]

@@ -12,11 +12,12 @@ use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
-use whit::train::recipes::{self, RECIPES};
+use whit::train::recipes::{self, COMPRESSORS, RECIPES};
 use whit::train::run::{Objective, Outcome, Run};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
+use super::train_squeeze;
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -30,19 +31,19 @@ pub struct Arguments {
 
     /// Where checkpoints, log, plot and the model go [default: train/RECIPE]
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
 
     /// Steps in all, instead of the recipe's
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
-    steps: Option<u64>,
+    pub(super) steps: Option<u64>,
 
     /// Go on from the newest checkpoint
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
 
     /// Learn from the text, Markdown, Rust and JSON-lines files in this folder
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
 
     /// Learn from this model too: a folder, or a name on the hub
     #[arg(long, value_name = "DIR|NAME")]
@@ -58,7 +59,7 @@ pub struct Arguments {
 
     /// Do not train: measure the newest checkpoint and write its model and card
     #[arg(long)]
-    evaluate: bool,
+    pub(super) evaluate: bool,
 
     #[command(flatten)]
     drafter: DrafterArguments,
@@ -68,6 +69,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let Some(id) = &arguments.recipe else { return list(context) };
     if id == drafter::ID {
         return drafter::run(&arguments.drafter, arguments.common(id), context);
+    }
+    if let Some(recipe) = recipes::compressor(id) {
+        return train_squeeze::run(recipe, &arguments, context);
     }
     let recipe = recipes::find(id).ok_or_else(|| {
         let known: Vec<_> = listed().map(|(id, _)| id).collect();
@@ -116,7 +120,8 @@ fn list(context: &Context) -> Result<(), AppError> {
 /// Every recipe with one line about it.
 fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let models = RECIPES.iter().map(|recipe| (recipe.id, recipe.summary));
-    models.chain([(drafter::ID, drafter::SUMMARY)])
+    let compressors = COMPRESSORS.iter().map(|recipe| (recipe.id, recipe.summary));
+    models.chain(compressors).chain([(drafter::ID, drafter::SUMMARY)])
 }
 
 impl Arguments {
@@ -243,7 +248,7 @@ impl Session<'_> {
     }
 }
 
-fn progress_bar(steps: u64) -> ProgressBar {
+pub(super) fn progress_bar(steps: u64) -> ProgressBar {
     if steps == 0 {
         return ProgressBar::hidden();
     }
@@ -251,7 +256,7 @@ fn progress_bar(steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(bar: &ProgressBar, record: &Record) {
+pub(super) fn show(bar: &ProgressBar, record: &Record) {
     let speed = record.items as f64 / record.seconds.max(1e-9);
     bar.set_position(record.step);
     bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", record.loss));

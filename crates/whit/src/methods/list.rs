@@ -22,7 +22,7 @@ methods! {
     /// Keys and values kept, merged or skipped.
     cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems spec_kv }
     /// Prompts cut, tokens merged or dropped.
-    tokens { spec_pc }
+    tokens { llmlingua2 spec_pc }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn magnitude wanda sparsegpt structured low_rank blockffn }
 }

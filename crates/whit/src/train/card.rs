@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::evaluate::Figures;
 use super::language::LanguageRecipe;
 use super::sparsity::Usage;
+use super::squeeze::{self, SqueezeRecipe};
 
 /// What was run.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +106,63 @@ fn kind(config: &Value) -> &'static str {
         (Some("minicpm"), _) => "MiniCPM-architecture",
         _ => "Llama-architecture",
     }
+}
+
+/// How a compressor was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Squeezed<'a> {
+    /// The recipe's name.
+    pub id: &'a str,
+    /// The recipe, with the steps of this run.
+    pub recipe: &'a SqueezeRecipe,
+    /// Steps done.
+    pub step: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// The number of weights.
+    pub parameters: usize,
+    /// Passages that the quality measures sorted out.
+    pub distrusted: usize,
+}
+
+/// The card of a compressor as Markdown.
+pub fn squeezed(made: &Squeezed<'_>, figures: &squeeze::Figures) -> String {
+    let Squeezed { id, recipe, step, seconds, parameters, distrusted } = made;
+    let config = recipe.config_json();
+    let mut text = format!(
+        "# {id}\n\nA token classifier of {:.2} million weights in the BERT architecture that says which words of an English \
+         prompt can go, trained from scratch by `whit train {id}`. `whit squeeze` uses it where no other is named.\n\n\
+         Its teacher is a rule, not a language model: it deletes stop words, fillers, stutters and repeated sentences of \
+         generated passages. It is a small stand-in for the published checkpoints, not their equal.\n\n## Model\n\n",
+        *parameters as f64 / 1e6
+    );
+    let model = [
+        ("layers", config["num_hidden_layers"].to_string()),
+        ("width", config["hidden_size"].to_string()),
+        ("feed-forward", config["intermediate_size"].to_string()),
+        ("heads", config["num_attention_heads"].to_string()),
+        ("context", format!("{} tokens", config["max_position_embeddings"])),
+        ("vocabulary", format!("{} word pieces, lower case", recipe.vocabulary)),
+        ("weights", "bf16".into()),
+    ];
+    rows(&mut text, &model);
+    text.push_str("\n## Training\n\n");
+    let training = [
+        ("passages", format!("{} of about {} words, of which {distrusted} were sorted out", recipe.passages[0], recipe.words)),
+        ("sentences", "documentation of the crates in `Cargo.lock`, whole crates held out; statements and talk from forms".into()),
+        ("steps", format!("{step} of {} x {} tokens", recipe.shape.rows, recipe.shape.sequence)),
+        ("time", format!("{:.0} minutes on a shared CPU", seconds / 60.0)),
+        ("seed", recipe.seed.to_string()),
+    ];
+    rows(&mut text, &training);
+    let _ = write!(
+        text,
+        "\n## Figures\n\nMeasured by `whit train {id} --evaluate` on {} held-out passages, before rounding to bf16.\n\n",
+        recipe.passages[1]
+    );
+    let found = figures.rows();
+    rows(&mut text, &found);
+    text
 }
 
 fn percent(share: f64) -> String {

@@ -11,6 +11,7 @@ use super::{TrainError, parameters, write_whole};
 use crate::load::safetensors::save;
 use crate::load::{Dtype, RawTensor};
 use crate::nn::decoder::Decoder;
+use crate::nn::encoder::Encoder;
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and
 /// `tokenizer_config.json` into `folder`.
@@ -37,6 +38,66 @@ pub fn save_decoder(
     write_json(&folder.join("generation_config.json"), &generation)?;
     write_json(&folder.join("tokenizer_config.json"), &tokenizer_config(config))?;
     write_whole(&folder.join("tokenizer.json"), tokenizer)
+}
+
+/// Writes `config.json`, `model.safetensors` and `tokenizer.json` of a token classifier into `folder`.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save_encoder(
+    folder: &Path,
+    model: &Encoder,
+    config: &Value,
+    tokenizer: &[u8],
+) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
+    let prefix = config["model_type"].as_str().unwrap_or("bert");
+    let mut tensors = Vec::new();
+    parameters::read(model, |path, shape, values| {
+        tensors.push((encoder_name(prefix, path), half_precision(shape, &values)));
+    });
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    write_json(&folder.join("config.json"), config)?;
+    let settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true,
+        "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+        "model_max_length": config["max_position_embeddings"],
+    });
+    write_json(&folder.join("tokenizer_config.json"), &settings)?;
+    write_whole(&folder.join("tokenizer.json"), tokenizer)
+}
+
+/// The name that BERT's checkpoints give a parameter, from its path in the module.
+fn encoder_name(prefix: &str, path: &str) -> String {
+    const PARTS: [(&str, &str); 9] = [
+        ("query.", "attention.self.query."),
+        ("key.", "attention.self.key."),
+        ("value.", "attention.self.value."),
+        ("attention_output.", "attention.output.dense."),
+        ("attention_norm.", "attention.output.LayerNorm."),
+        ("mlp.up_proj.", "intermediate.dense."),
+        ("mlp.down_proj.", "output.dense."),
+        ("output_norm.", "output.LayerNorm."),
+        ("embedding_norm.", "embeddings.LayerNorm."),
+    ];
+    if path.starts_with("classifier") {
+        return path.to_owned();
+    }
+    let rename = |part: &str| {
+        let found =
+            PARTS.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", part.strip_prefix(ours)?)));
+        found.unwrap_or_else(|| part.to_owned())
+    };
+    let name = match path.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, part)) => format!("encoder.layer.{layer}.{}", rename(part)),
+        None => match path.strip_suffix(".table.weight") {
+            Some(table) => format!("embeddings.{table}.weight"),
+            None => rename(path),
+        },
+    };
+    format!("{prefix}.{name}")
 }
 
 /// The tensor's name in a checkpoint, from the parameter's path in the module. BlockFFN's experts are no

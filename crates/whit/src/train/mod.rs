@@ -4,6 +4,7 @@
 //! function of the seed and the step's number, so a run that was stopped and resumed equals one
 //! that was not, bit for bit.
 
+pub mod align;
 pub mod card;
 pub mod checkpoint;
 pub mod drafter;
@@ -19,6 +20,7 @@ pub mod recipes;
 pub mod run;
 pub mod schedule;
 pub mod sparsity;
+pub mod squeeze;
 pub mod vocabulary;
 pub mod windows;
 

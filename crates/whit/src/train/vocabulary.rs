@@ -1,11 +1,16 @@
 //! Byte-level byte-pair encoding, trained here: any text can be written, digits stand alone.
 
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::bert::BertNormalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::TrainError;
@@ -45,6 +50,37 @@ pub fn train(documents: &[Document], size: usize) -> Result<Tokenizer, TrainErro
         .build();
     let texts = documents.iter().map(|document| document.text.as_str());
     tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// Trains a tokenizer of `size` word pieces on `texts`, as BERT has them: lower case, marks apart, `[CLS]`
+/// before and `[SEP]` after a text.
+///
+/// # Errors
+/// If `size` is too small.
+pub fn word_pieces<'a>(
+    texts: impl Iterator<Item = &'a str> + Send,
+    size: usize,
+) -> Result<Tokenizer, TrainError> {
+    let marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+    if size <= 300 {
+        return Err(TrainError::Setting(format!(
+            "a vocabulary of {size} word pieces is too small, the least is 301"
+        )));
+    }
+    let model = WordPiece::builder().unk_token(marks[1].into()).build().map_err(TrainError::Tokenizer)?;
+    let mut tokenizer = Tokenizer::new(model);
+    let normalizer = BertNormalizer::new(true, true, Some(true), true);
+    tokenizer.with_normalizer(Some(normalizer)).map_err(TrainError::Tokenizer)?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_decoder(Some(WordPieceDecoder::default()));
+    let special = marks.iter().map(|mark| AddedToken::from(*mark, true)).collect();
+    let trainer =
+        WordPieceTrainer::builder().vocab_size(size).show_progress(false).special_tokens(special).build();
+    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
+    let id = |mark: &str| (mark.to_owned(), tokenizer.token_to_id(mark).unwrap_or(0));
+    let around = BertProcessing::new(id(marks[3]), id(marks[2]));
+    tokenizer.with_post_processor(Some(around));
     Ok(tokenizer)
 }
 

@@ -2,6 +2,7 @@
 //! generated tasks with known answers ([`tasks`]).
 
 pub mod corpus;
+pub mod passages;
 mod screen;
 pub mod tasks;
 

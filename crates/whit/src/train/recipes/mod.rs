@@ -1,6 +1,7 @@
 //! The recipes of the shipped models: one file for each family, one line in the list below.
 
 use super::language::LanguageRecipe;
+use super::squeeze::SqueezeRecipe;
 
 /// What a recipe makes.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +12,27 @@ pub struct Recipe {
     pub summary: &'static str,
     /// Its settings.
     pub language: fn() -> LanguageRecipe,
+}
+
+/// What a recipe for a compressor makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Compressor {
+    /// The word for it on the command line.
+    pub id: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Its settings.
+    pub squeeze: fn() -> SqueezeRecipe,
+}
+
+mod squeeze_en;
+
+/// Every recipe for a compressor.
+pub static COMPRESSORS: &[Compressor] = &[squeeze_en::RECIPE];
+
+/// The recipe for a compressor called `id`.
+pub fn compressor(id: &str) -> Option<&'static Compressor> {
+    COMPRESSORS.iter().find(|recipe| recipe.id == id)
 }
 
 macro_rules! recipes {
