@@ -31,3 +31,11 @@ pub fn flag() -> Arc<AtomicBool> {
 pub fn check() -> Result<(), AppError> {
     if flag().load(Ordering::SeqCst) { Err(AppError::Interrupted) } else { Ok(()) }
 }
+
+/// Ends the process if Ctrl-C was pressed: for work that has nothing to put in order.
+pub fn exit_if_pressed() {
+    if flag().load(Ordering::SeqCst) {
+        eprintln!("error: {}", AppError::Interrupted);
+        std::process::exit(CODE);
+    }
+}

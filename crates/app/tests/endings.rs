@@ -99,7 +99,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn ctrl_c_ends_a_generation_with_what_it_has() {
     let model = root("models/rust-lm");
-    let mut child = spawn(&["generate", "--model", &model, "-p", "fn main() {", "-n", "480", "--threads", "1"]);
+    let mut child =
+        spawn(&["generate", "--model", &model, "-p", "fn main() {", "-n", "480", "--threads", "1"]);
     let mut first = [0; 1];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     press_ctrl_c(&child);

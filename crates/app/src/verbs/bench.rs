@@ -15,8 +15,8 @@ use whit::models;
 use whit::nn::decoder::Decoder;
 use whit::nn::vars::{Random, Vars};
 
-use crate::companions::CompanionArguments;
 use super::bench_squeeze;
+use crate::companions::CompanionArguments;
 use crate::context::Context;
 use crate::embedded::RUST_LM;
 use crate::error::AppError;
@@ -237,7 +237,12 @@ impl TextArguments {
             setting: Setting::here(subject.name.clone(), self.dtype.clone(), subject.trained, self.rounds),
         };
         let baseline = Plan::new(&Selection::parse::<&str>(&[])?, &subject.facts)?;
-        let records = task.measure(baseline, variants, &|| bar.inc(1))?;
+        let progress = || {
+            bar.inc(1);
+            // Nothing has been written yet, so the measurement can be left at once.
+            interrupt::exit_if_pressed();
+        };
+        let records = task.measure(baseline, variants, &progress)?;
         bar.finish_and_clear();
         Ok(records)
     }

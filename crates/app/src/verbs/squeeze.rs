@@ -137,17 +137,24 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let sources: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
     let (squeezed, cost) = squeezer.squeeze(&sources, &counter, &settings)?;
     if let Some(path) = &arguments.html {
-        let shown: Vec<_> = texts.iter().zip(&squeezed).map(|((name, text), one)| (name.as_str(), text.as_str(), one)).collect();
-        let title = texts.first().filter(|_| texts.len() == 1).map_or("Squeezed texts", |(name, _)| name.as_str());
+        let shown: Vec<_> = texts
+            .iter()
+            .zip(&squeezed)
+            .map(|((name, text), one)| (name.as_str(), text.as_str(), one))
+            .collect();
+        let title =
+            texts.first().filter(|_| texts.len() == 1).map_or("Squeezed texts", |(name, _)| name.as_str());
         let page = page::page(title, &shown);
         write_atomic(path, |file| {
-            std::io::Write::write_all(file, page.as_bytes()).map_err(|reason| load::LoadError::io("write", path, reason))
+            std::io::Write::write_all(file, page.as_bytes())
+                .map_err(|reason| load::LoadError::io("write", path, reason))
         })?;
     }
     if context.json {
         return output::json(&reports(&texts, &squeezed, cost));
     }
-    let left: Vec<&str> = squeezed.iter().map(|one| one.text.as_str()).filter(|text| !text.is_empty()).collect();
+    let left: Vec<&str> =
+        squeezed.iter().map(|one| one.text.as_str()).filter(|text| !text.is_empty()).collect();
     output::text(&left.join("\n\n"))?;
     eprintln!("{}", line(&squeezed, cost));
     Ok(())
@@ -173,7 +180,10 @@ impl Arguments {
             drop_consecutive: self.drop_consecutive,
             chunk_ends: if ends.is_empty() { plain.chunk_ends.clone() } else { ends },
             native_specials: !self.official_specials,
-            filter: self.filter.map(|rate| Filter { rate, forced: self.keep_text.iter().map(|&text| text as usize - 1).collect() }),
+            filter: self.filter.map(|rate| Filter {
+                rate,
+                forced: self.keep_text.iter().map(|&text| text as usize - 1).collect(),
+            }),
             ..plain
         };
         settings.check()?;
@@ -200,7 +210,9 @@ impl Arguments {
         let Some(source) = &self.count_for else { return Ok(Arc::clone(squeezer.tokenizer())) };
         let files = load::open(source, &self.options())?;
         let tokenizer = files.tokenizer.map(Arc::new);
-        tokenizer.ok_or_else(|| AppError::input(format!("{source} has no tokenizer"), "name a model that has a tokenizer.json"))
+        tokenizer.ok_or_else(|| {
+            AppError::input(format!("{source} has no tokenizer"), "name a model that has a tokenizer.json")
+        })
     }
 
     fn options(&self) -> Options {
@@ -223,7 +235,10 @@ fn file(path: &PathBuf) -> Result<(String, String), AppError> {
 fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, AppError> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        AppError::input(format!("{name} is no UTF-8 text: byte {at} fits no character"), "convert it to UTF-8 first")
+        AppError::input(
+            format!("{name} is no UTF-8 text: byte {at} fits no character"),
+            "convert it to UTF-8 first",
+        )
     })
 }
 
@@ -239,7 +254,11 @@ fn reports<'a>(texts: &'a [(String, String)], squeezed: &'a [Squeezed], cost: Co
             .words
             .iter()
             .zip(&one.kept)
-            .map(|(word, &kept)| WordReport { word: &source[word.bytes.clone()], probability: word.probability, kept })
+            .map(|(word, &kept)| WordReport {
+                word: &source[word.bytes.clone()],
+                probability: word.probability,
+                kept,
+            })
             .collect(),
     };
     Reports {

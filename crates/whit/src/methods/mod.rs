@@ -34,9 +34,9 @@ mod select;
 mod spec;
 mod stages;
 pub mod successors;
+pub mod table_file;
 #[cfg(test)]
 mod testing;
-pub mod table_file;
 mod tree;
 pub mod tuner;
 

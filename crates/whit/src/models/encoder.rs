@@ -166,7 +166,6 @@ pub(super) fn facts(architecture: &EncoderArchitecture, config: &EncoderConfig) 
         window: None,
         block_experts: None,
         companions: Companions::default(),
-        block_experts: None,
     }
 }
 

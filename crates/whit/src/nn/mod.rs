@@ -2,8 +2,8 @@
 
 pub mod activation;
 pub mod attention;
-pub mod chimera;
 pub mod block_ffn;
+pub mod chimera;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;

@@ -275,7 +275,9 @@ impl<'a> Vars<'a> {
             _ => None,
         };
         let kind = blocks.unwrap_or_else(|| precision.for_matrix(path, inputs, || self.source.native(path)));
-        if blocks.is_none() && let Some(packed) = self.sparse(kind, path, outputs, inputs)? {
+        if blocks.is_none()
+            && let Some(packed) = self.sparse(kind, path, outputs, inputs)?
+        {
             return Ok(packed);
         }
         let mut packed = PackedLinear::zeros(outputs, inputs, kind).map_err(failed)?;

@@ -139,7 +139,8 @@ impl Objective for Language {
         let Some((_, guide)) = &self.guide else { return Ok(loss(model, &batch)) };
         let mut scores = Scores::of(batch.shape.rows);
         let logits = logits_through(model, &batch.inputs, batch.shape, &mut scores);
-        let guided = guide.loss(&scores.layers, &batch.inputs, self.train.end, (batch.shape, position.step))?;
+        let guided =
+            guide.loss(&scores.layers, &batch.inputs, self.train.end, (batch.shape, position.step))?;
         Ok(cross_entropy(logits, &batch.targets, None) + guided)
     }
 
@@ -168,9 +169,8 @@ impl Objective for Language {
     fn identity(&self) -> String {
         let Windows { shape, growth, task_share, seed, .. } = &self.train;
         let Shape { rows, sequence } = shape;
-        let growth = growth.map_or(String::new(), |Growth { first, until }| {
-            format!(" from {first} until step {until}")
-        });
+        let growth = growth
+            .map_or(String::new(), |Growth { first, until }| format!(" from {first} until step {until}"));
         let guide = self.guide.as_ref().map_or(String::new(), |(sparsity, _)| format!(", {sparsity:?}"));
         format!(
             "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, seed {seed}{guide}",

@@ -7,8 +7,8 @@
 pub mod align;
 pub mod card;
 pub mod checkpoint;
-pub mod drafter;
 pub mod distill;
+pub mod drafter;
 pub mod evaluate;
 pub mod export;
 pub mod language;

@@ -53,7 +53,8 @@ impl Growth {
     /// The shape of the batches of `step`, where `full` is the last one.
     pub fn shape(&self, full: Shape, step: u64) -> Shape {
         let doublings = (full.sequence / self.first.max(1)).max(1).ilog2();
-        let missing = u64::from(doublings).saturating_sub(step * u64::from(doublings + 1) / self.until.max(1));
+        let missing =
+            u64::from(doublings).saturating_sub(step * u64::from(doublings + 1) / self.until.max(1));
         let shorter = if step >= self.until { 0 } else { missing as u32 };
         Shape { rows: full.rows << shorter, sequence: full.sequence >> shorter }
     }
@@ -191,7 +192,18 @@ mod tests {
         let material: Vec<_> = (0..50).map(|i| Document { source: String::new(), text: text(i) }).collect();
         let tokenizer = vocabulary::train(&material, 280).unwrap();
         let shape = Shape { rows: 3, sequence: 40 };
-        (Windows { tokens: (0..1001).collect(), material, shape, growth: None, task_share, end: 0, seed: 5 }, tokenizer)
+        (
+            Windows {
+                tokens: (0..1001).collect(),
+                material,
+                shape,
+                growth: None,
+                task_share,
+                end: 0,
+                seed: 5,
+            },
+            tokenizer,
+        )
     }
 
     fn at(step: u64) -> Position {

@@ -57,7 +57,9 @@ pub static SPEC: Spec = Spec {
             help: "fit the tree to this machine while running, and stop drafting where it does not pay",
         },
     ],
-    needs: &[Need::Weights("a drafter made by `whit train chimera --model DIR`, as `--weights chimera=FILE`")],
+    needs: &[Need::Weights(
+        "a drafter made by `whit train chimera --model DIR`, as `--weights chimera=FILE`",
+    )],
     models: &[ModelKind::Decoder],
     headlines: &[Headline {
         setting: "Vicuna and LLaMA-2, 7B and 13B, average",
@@ -114,8 +116,7 @@ const SIZES: [usize; 5] = [1, 2, 4, 8, 16];
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
     let weights = model.side_weights(SPEC.id)?;
     let heads = check(weights, model)?;
-    let template =
-        Template::new(&TREE, RANKS).map_err(|error| knobs.unfit("tree", error.to_string()))?;
+    let template = Template::new(&TREE, RANKS).map_err(|error| knobs.unfit("tree", error.to_string()))?;
     let tree = knobs.int("tree");
     let depth = template.depth_of(tree);
     if depth > heads {

@@ -72,12 +72,7 @@ pub static SPEC: Spec = Spec {
             baseline: "1x",
             result: "3.4x",
         },
-        Headline {
-            setting: "the same, temperature 1",
-            metric: "speed-up",
-            baseline: "1x",
-            result: "2.6x",
-        },
+        Headline { setting: "the same, temperature 1", metric: "speed-up", baseline: "1x", result: "2.6x" },
     ],
     build,
 };
@@ -135,8 +130,7 @@ struct Speculative {
 impl Method for Speculative {
     fn begin(&self) -> Stages {
         let facts = &self.draft.facts;
-        let shape =
-            CacheShape { layers: facts.layers, kv_heads: facts.kv_heads, head_dim: facts.head_dim };
+        let shape = CacheShape { layers: facts.layers, kv_heads: facts.kv_heads, head_dim: facts.head_dim };
         Stages::from_iter([Stage::Draft(Box::new(Ahead {
             method: self.clone(),
             cache: KvCache::new(shape, 0),

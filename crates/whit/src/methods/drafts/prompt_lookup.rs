@@ -152,7 +152,8 @@ impl Draft for Lookup {
 
     fn report(&self) -> String {
         let tuner = self.method.tuner.as_ref();
-        let off = |tuner: &Arc<Mutex<Tuner>>| tuner.lock().unwrap_or_else(PoisonError::into_inner).choose() == 0;
+        let off =
+            |tuner: &Arc<Mutex<Tuner>>| tuner.lock().unwrap_or_else(PoisonError::into_inner).choose() == 0;
         self.tally.report(tuner.is_some_and(off))
     }
 }
@@ -230,7 +231,13 @@ mod tests {
         for end in 6..60 {
             let tree = draft.propose(&text[..end], 30).unwrap();
             let accepted = crate::methods::Accepted { path: (0..tree.len()).collect(), next: 0 };
-            draft.learn(&Verified { tree: &tree, logits: &[], hidden: &[], accepted: &accepted, seconds: 1.0 });
+            draft.learn(&Verified {
+                tree: &tree,
+                logits: &[],
+                hidden: &[],
+                accepted: &accepted,
+                seconds: 1.0,
+            });
         }
         assert_eq!(draft.propose(&text, 30).unwrap().len(), 17, "verification is free: the longest draft");
         assert_eq!(draft.propose(&text, 3).unwrap().len(), 4, "no longer than there is room");

@@ -148,10 +148,8 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
     if !path.as_os_str().is_empty() {
         table_file::read(&path, &mut table).map_err(|error| knobs.unfit("table", error.to_string()))?;
     }
-    let shared = Shared {
-        table,
-        tuner: Tuner::new(&[sizes, vec![knobs.int("tree").min(template.len())]].concat()),
-    };
+    let shared =
+        Shared { table, tuner: Tuner::new(&[sizes, vec![knobs.int("tree").min(template.len())]].concat()) };
     Ok(Arc::new(TokenRecycling {
         template: Arc::new(template),
         shared: Arc::new(Mutex::new(shared)),

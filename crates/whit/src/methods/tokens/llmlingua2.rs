@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::load;
 use crate::methods::{
-    Access, Claim, Edited, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Need,
-    Paper, Prompt, PromptEdit, Resource, Room, Spec, Stage, StageKind, Stages, Value,
+    Access, Claim, Edited, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
+    Need, Paper, Prompt, PromptEdit, Resource, Room, Spec, Stage, StageKind, Stages, Value,
 };
 use crate::models;
 use crate::nn::vars::Storage;
@@ -36,7 +36,9 @@ pub static SPEC: Spec = Spec {
     stages: &[StageKind::PromptEdit],
     claims: &[Claim { resource: Resource::Prompt, access: Access::Transform }],
     knobs: KNOBS,
-    needs: &[Need::Weights("a token classifier with the classes drop and keep; a small English one is shipped")],
+    needs: &[Need::Weights(
+        "a token classifier with the classes drop and keep; a small English one is shipped",
+    )],
     models: &[ModelKind::Decoder],
     headlines: &[
         Headline {
@@ -76,7 +78,13 @@ const fn choice(name: &'static str, options: &'static [&'static str], help: &'st
 }
 
 const fn text(name: &'static str, what: &'static str, default: &'static str, help: &'static str) -> Knob {
-    Knob { name, kind: Kind::Text { what }, default: Value::Text(std::borrow::Cow::Borrowed(default)), off: None, help }
+    Knob {
+        name,
+        kind: Kind::Text { what },
+        default: Value::Text(std::borrow::Cow::Borrowed(default)),
+        off: None,
+        help,
+    }
 }
 
 const KNOBS: &[Knob] = &[
@@ -95,8 +103,16 @@ const KNOBS: &[Knob] = &[
         help: "tokens of the target model to keep; 0 goes by the rate",
     },
     text("model", "a model folder or a name on the hub", "", "the classifier; empty for the shipped one"),
-    choice("dtype", &["native", "f32", "bf16", "int8"], "weight type of a classifier that is not the shipped one"),
-    choice("scope", &["chunk", "prompt", "corpus"], "whether the words of a chunk, a text or all texts compete"),
+    choice(
+        "dtype",
+        &["native", "f32", "bf16", "int8"],
+        "weight type of a classifier that is not the shipped one",
+    ),
+    choice(
+        "scope",
+        &["chunk", "prompt", "corpus"],
+        "whether the words of a chunk, a text or all texts compete",
+    ),
     choice("word", &["mean", "first"], "whether a word is worth the mean of its tokens or its first"),
     text("force", "texts with | between them", "", "tokens that stay, such as \\n|.|?|!"),
     flag("digits", "keep every token with a digit"),
@@ -154,15 +170,19 @@ fn build(knobs: &Knobs, _: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> 
     let settings = settings(knobs)?;
     let squeezer = match knobs.text("model") {
         "" => shipped().map_err(|error| knobs.unfit("model", error.to_string()))?,
-        source => Arc::new(open(source, knobs.choice("dtype")).map_err(|error| knobs.unfit("model", error.to_string()))?),
+        source => Arc::new(
+            open(source, knobs.choice("dtype")).map_err(|error| knobs.unfit("model", error.to_string()))?,
+        ),
     };
     Ok(Arc::new(LlmLingua2 { squeezer, settings }))
 }
 
 fn settings(knobs: &Knobs) -> Result<Settings, MethodError> {
     let tokens = Some(knobs.int("tokens")).filter(|&tokens| tokens > 0);
-    let amount = Amount::new(Some(knobs.float("rate")), tokens).map_err(|error| knobs.unfit("rate", error.to_string()))?;
-    let list = |name| knobs.text(name).split('|').filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    let amount = Amount::new(Some(knobs.float("rate")), tokens)
+        .map_err(|error| knobs.unfit("rate", error.to_string()))?;
+    let list =
+        |name| knobs.text(name).split('|').filter(|text| !text.is_empty()).map(str::to_owned).collect();
     let settings = Settings {
         scope: match knobs.choice("scope") {
             "chunk" => Scope::Chunk,
@@ -209,7 +229,9 @@ impl Method for LlmLingua2 {
         };
         let (layers, width) = (encoder.config().layers, encoder.config().block.width);
         let bytes = crate::measure::bytes(encoder.bytes() as u64);
-        format!("prompts cut to {amount}; a classifier of {layers} layers, width {width} ({bytes}) reads them first")
+        format!(
+            "prompts cut to {amount}; a classifier of {layers} layers, width {width} ({bytes}) reads them first"
+        )
     }
 }
 
@@ -225,7 +247,8 @@ impl PromptEdit for Cutter {
         let Some(written) = prompt.written else { return Ok(Edited::Unchanged) };
         let parts: Vec<&str> = written.parts().collect();
         let failed = |error: SqueezeError| MethodError::Failed { method: SPEC.id, reason: error.to_string() };
-        let (squeezed, _) = self.squeezer.squeeze(&parts, &written.tokenizer, &self.settings).map_err(failed)?;
+        let (squeezed, _) =
+            self.squeezer.squeeze(&parts, &written.tokenizer, &self.settings).map_err(failed)?;
         let texts: Vec<String> = squeezed.into_iter().map(|one| one.text).collect();
         if texts.iter().all(|text| text.trim().is_empty()) {
             return Ok(Edited::Unchanged);
@@ -253,13 +276,18 @@ mod tests {
     #[test]
     fn what_matters_stays_and_fillers_go() {
         let Edited::Parts(parts) = edit("llmlingua2", TALK) else { panic!("nothing was cut") };
-        assert!(parts[0].contains("code") && parts[0].contains("harbor") && parts[0].contains("4711"), "{parts:?}");
+        assert!(
+            parts[0].contains("code") && parts[0].contains("harbor") && parts[0].contains("4711"),
+            "{parts:?}"
+        );
         assert!(!parts[0].contains("um") && parts[0].len() < TALK.len() * 2 / 3, "{parts:?}");
     }
 
     #[test]
     fn forced_words_stay_and_little_prompts_are_left_alone() {
-        let Edited::Parts(parts) = edit("llmlingua2:rate=0.3,force=um|really", TALK) else { panic!("nothing was cut") };
+        let Edited::Parts(parts) = edit("llmlingua2:rate=0.3,force=um|really", TALK) else {
+            panic!("nothing was cut")
+        };
         assert!(parts[0].contains("um") && parts[0].contains("really"), "{parts:?}");
         assert_eq!(edit("llmlingua2", "Hi"), Edited::Unchanged);
         assert_eq!(edit("llmlingua2", ""), Edited::Unchanged);
@@ -269,7 +297,11 @@ mod tests {
     fn bad_knobs_are_named() {
         let refuse = |method: &str| {
             let wanted = Selection::parse(&[method]);
-            wanted.and_then(|wanted| Plan::new(&wanted, &ModelFacts::example())).map(|_| ()).unwrap_err().to_string()
+            wanted
+                .and_then(|wanted| Plan::new(&wanted, &ModelFacts::example()))
+                .map(|_| ())
+                .unwrap_err()
+                .to_string()
         };
         assert!(refuse("llmlingua2:rate=0").contains("rate"));
         assert!(refuse("llmlingua2:rate=1.5").contains("rate"));

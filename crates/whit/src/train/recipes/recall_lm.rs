@@ -1,4 +1,4 @@
-//! `recall-lm` and `recall-draft`: two language models of one family that were trained to find things in a
+//! `recall-lm` and `recall-draft`: two language models of one family that are trained to find things in a
 //! long context, for judging what cache, attention and draft methods lose. Twelve layers and 2048 tokens
 //! of context, because some methods reuse in later layers what earlier ones chose; and a small draft of
 //! two layers with the same vocabulary.
@@ -13,7 +13,7 @@ use crate::train::windows::{Growth, Shape};
 
 pub(super) const RECIPE: Recipe = Recipe {
     id: "recall-lm",
-    summary: "a 2.2 M parameter language model that finds things in 2048 tokens of context",
+    summary: "a 2.2 M parameter language model of 12 layers and 2048 tokens of context, mostly of generated tasks",
     language: || family(128, 12, Schedule { peak: 3e-3, floor: 1e-4, warm_up: 150, steps: 1_600 }),
 };
 

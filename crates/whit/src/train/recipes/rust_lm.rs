@@ -11,7 +11,7 @@ use crate::train::language::LanguageRecipe;
 use crate::train::optimizer::AdamW;
 use crate::train::run::Settings;
 use crate::train::schedule::Schedule;
-use crate::train::windows::{Growth, Shape};
+use crate::train::windows::Shape;
 use crate::world::corpus::Limits;
 
 pub(super) const RECIPE: Recipe = Recipe {
@@ -44,13 +44,13 @@ pub(super) fn language() -> LanguageRecipe {
         }),
         vocabulary: 2048,
         shape: Shape { rows: 4, sequence: 512 },
-        growth: Some(Growth { first: 64, until: 2_000 }),
+        growth: None,
         task_share: 0.35,
         sparsity: None,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 4_000 },
+            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 3_000 },
             optimizer: AdamW::default(),
             parts: 1,
             checkpoint_every: 100,
