@@ -12,6 +12,9 @@ fn root(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).to_str().unwrap().to_owned()
 }
 
+/// Text enough for a tokenizer and some windows.
+const TEXT: &str = "crates/whit/src/methods";
+
 /// Runs the command where no file may grow beyond a few kilobytes, which ends a write as a full disk does.
 fn on_a_full_disk(arguments: &[&str]) -> Output {
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
@@ -47,24 +50,13 @@ fn a_full_disk_leaves_no_half_file() {
 #[test]
 fn a_training_that_cannot_write_says_where() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
-    write_text(&data);
-    let arguments = ["train", "rust-lm", "--steps", "1", "--data", data.to_str().unwrap()];
+    let (data, out) = (root(TEXT), folder.path().join("run"));
+    let arguments = ["train", "rust-lm", "--steps", "1", "--data", &data];
     let output = on_a_full_disk(&[&arguments[..], &["--out", out.to_str().unwrap()]].concat());
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains(out.to_str().unwrap()), "{message}");
     assert!(!out.join("tokenizer.json").exists(), "half a tokenizer");
-}
-
-/// Text enough for a tokenizer and a few windows.
-fn write_text(folder: &Path) {
-    fs::create_dir_all(folder).unwrap();
-    let line = |i: usize| format!("pub fn number_{i}(x: u32) -> u32 {{ x * {i} + number_{}(x) }}\n", i / 2);
-    for file in 0..40 {
-        let text: String = (0..200).map(|i| line(file * 200 + i)).collect();
-        fs::write(folder.join(format!("part{file}.rs")), text).unwrap();
-    }
 }
 
 fn spawn(arguments: &[&str]) -> Child {
@@ -121,9 +113,8 @@ fn ctrl_c_ends_a_benchmark() {
 #[test]
 fn an_interrupted_training_goes_on_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
-    write_text(&data);
-    let arguments = ["train", "rust-lm", "--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let (data, out) = (root(TEXT), folder.path().join("run"));
+    let arguments = ["train", "rust-lm", "--data", &data, "--out", out.to_str().unwrap()];
     let mut child = spawn(&arguments);
     let log = out.join("log.jsonl");
     until("a step", || fs::read_to_string(&log).is_ok_and(|text| text.lines().count() >= 2));
