@@ -1,6 +1,6 @@
 //! Making the weights of a model smaller, for good: `whit shrink`.
 //!
-//! Methods of this kind are [`WeightEdit`](crate::methods::WeightEdit)s. [`shrink`] goes through the blocks
+//! Methods of this kind are weight edits, [`WeightEdit`]. [`shrink`] goes through the blocks
 //! of a model in order; to each it hands the hidden states that the changed blocks before it make of the
 //! calibration text, lets every method change it in turn, and passes the text on through the changed block
 //! (the runner of GPTQ's, SparseGPT's and Wanda's code). One block and the hidden states are in memory at a time.
