@@ -11,6 +11,7 @@ mod machine;
 mod model;
 mod output;
 mod sampling;
+mod search;
 mod verbs;
 
 use std::process::ExitCode;

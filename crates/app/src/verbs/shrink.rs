@@ -2,17 +2,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use whit::load::{Dtype, ModelFiles, TensorInfo, gguf};
+use whit::load::{Dtype, ModelFiles, gguf};
 use whit::measure;
 use whit::methods::{Need, Plan, Selection};
 use whit::models;
-use whit::nn::vars::Precision;
+use whit::shrink::search::{self, Choose, Limits};
 use whit::shrink::text::{self, Amount, Texts};
 use whit::shrink::{self, Calibration, Outcome, Report, ShrinkError, write};
-use whit_kernels::linear::WeightType;
 
 use crate::context::Context;
 use crate::error::AppError;
+use crate::search::SearchArguments;
 use crate::{embedded, interrupt, model, output};
 
 /// Write a model in a smaller form
@@ -31,12 +31,19 @@ pub struct Arguments {
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
 
+    /// In a folder, write quantised weights as plain numbers, which every program reads
+    #[arg(long)]
+    dense: bool,
+
     /// Where to: a .gguf file, or a new folder
     #[arg(short, long, value_name = "DIR|FILE.gguf")]
     out: PathBuf,
 
     #[command(flatten)]
     text: TextArguments,
+
+    #[command(flatten)]
+    search: SearchArguments,
 
     /// Print the plan and stop
     #[arg(long)]
@@ -81,6 +88,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
         return context.emit(&plan.to_json(), || plan.to_string());
     }
     arguments.check()?;
+    if let Some(limits) = arguments.search.limits()? {
+        return arguments.find(files, limits, context);
+    }
     let before = files.weights.total_bytes();
     let report = match arguments.is_gguf() && plan.is_plain() {
         true => arguments.store(&files)?,
@@ -103,6 +113,19 @@ impl Arguments {
 
     fn is_gguf(&self) -> bool {
         self.out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+    }
+
+    /// The model in the form that keeps to `limits`.
+    fn find(&self, files: ModelFiles, limits: Limits, context: &Context) -> Result<(), AppError> {
+        if !self.is_gguf() {
+            return Err(AppError::input(
+                "the forms that are searched are those of GGUF files",
+                "give --out FILE.gguf",
+            ));
+        }
+        let texts = self.text.read(&files)?;
+        let found = self.search.run(files, &texts, limits, &self.out)?;
+        context.emit(&found, || found.text())
     }
 
     /// Refuses what cannot be written before work begins.
@@ -151,10 +174,11 @@ impl Arguments {
         let mut report = outcome.report.clone();
         let own = outcome.weights.plain_type();
         if !self.is_gguf() {
-            let quantised = report.lines.iter().any(|line| line.form.starts_with("int"));
-            let usual = if quantised { Dtype::F32 } else { own };
-            let plain = self.kind.as_deref().and_then(plain_type).unwrap_or(usual);
-            write::folder(&files, &outcome, &self.out, plain)?;
+            let packing = if self.dense { None } else { write::packing(&outcome.weights)? };
+            let rounded = packing.is_none() && report.lines.iter().any(|line| line.form.starts_with("int"));
+            let plain = self.kind.as_deref().and_then(plain_type);
+            let plain = plain.unwrap_or(if rounded { Dtype::F32 } else { own });
+            write::folder(&files, &outcome, &self.out, write::Numbers { plain, packing })?;
             return Ok(report);
         }
         let choose = choice(self.kind.as_deref().unwrap_or(own_name(own)), &files)?;
@@ -176,6 +200,10 @@ impl TextArguments {
         if !needed && self.calibrate.is_none() {
             return Ok(None);
         }
+        self.read(files).map(Some)
+    }
+
+    fn read(&self, files: &ModelFiles) -> Result<Texts, AppError> {
         let Some(tokenizer) = &files.tokenizer else {
             let reason = "the model has no tokenizer.json to read text with".into();
             return Err(ShrinkError::Calibration { reason }.into());
@@ -183,10 +211,10 @@ impl TextArguments {
         let context = models::facts(&files.config)?.context;
         let length = self.length.unwrap_or(512).min(context);
         let amount = Amount { samples: self.samples, length, held_out: 32 };
-        Ok(Some(match &self.calibrate {
+        Ok(match &self.calibrate {
             Some(path) => text::read(path, tokenizer, amount)?,
             None => text::embedded(tokenizer, amount)?,
-        }))
+        })
     }
 }
 
@@ -256,33 +284,9 @@ fn own_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// The type of each matrix.
-fn choice(kind: &str, files: &ModelFiles) -> Result<impl Fn(&str, &TensorInfo) -> Dtype + use<>, AppError> {
+/// The types that `--type` stands for.
+fn choice(kind: &str, files: &ModelFiles) -> Result<Choose, AppError> {
     let layers = models::facts(&files.config)?.layers;
-    let plain = plain_type(kind);
-    let precision = match plain {
-        Some(_) => Precision::Fixed(WeightType::F32),
-        None => models::precision(kind, layers).map_err(|_| {
-            AppError::input(format!("--type does not take `{kind}`"), "see `whit shrink --help`")
-        })?,
-    };
-    Ok(move |name: &str, info: &TensorInfo| {
-        let inputs = info.shape.last().copied().unwrap_or(1);
-        plain.unwrap_or_else(|| stored(precision.for_matrix(name, inputs, || WeightType::Q8_0)))
-    })
-}
-
-/// How GGUF stores a weight type; 8-bit integers become its own 8-bit blocks or, where these do not
-/// fit, half floats.
-fn stored(kind: WeightType) -> Dtype {
-    match kind {
-        WeightType::F32 => Dtype::F32,
-        WeightType::Bf16 => Dtype::Bf16,
-        WeightType::Int8 => Dtype::F16,
-        WeightType::Q4_0 => Dtype::Q4_0,
-        WeightType::Q8_0 => Dtype::Q8_0,
-        WeightType::Q4K => Dtype::Q4K,
-        WeightType::Q5K => Dtype::Q5K,
-        WeightType::Q6K => Dtype::Q6K,
-    }
+    search::types(kind, layers)
+        .map_err(|_| AppError::input(format!("--type does not take `{kind}`"), "see `whit shrink --help`"))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::file::{JSON_LIMIT, read_bounded, read_json, read_json_if_present};
+use super::packed::{Packed, Packing};
 use super::safetensors::{Safetensors, Sharded};
 use super::{
     ChatTemplate, Checkpoint, ConfigError, GenerationConfig, LoadError, ModelFiles, Origin, Settings,
@@ -23,7 +24,7 @@ pub(super) fn open(folder: &Path, origin: Origin) -> Result<ModelFiles, LoadErro
     let special = special_tokens(folder, &settings)?;
     let tokenizer = read_tokenizer(folder, &generation, &special)?;
     let chat_template = read_template(folder, &settings, special)?;
-    let weights = open_weights(folder)?;
+    let weights = unpacked(open_weights(folder)?, &config, folder)?;
     Ok(ModelFiles { config, generation, tokenizer, chat_template, weights, origin })
 }
 
@@ -100,6 +101,19 @@ fn read_template(
 fn template_text(value: &Value) -> Option<&str> {
     let list = || value.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
     value.as_str().or_else(list)
+}
+
+/// Packed layers as matrices, where the configuration says that there are some.
+fn unpacked(
+    weights: Arc<dyn Checkpoint>,
+    config: &Value,
+    folder: &Path,
+) -> Result<Arc<dyn Checkpoint>, LoadError> {
+    let wrong = |reason| LoadError::NotAModel { path: folder.join("config.json"), reason };
+    Ok(match Packing::read(config).map_err(wrong)? {
+        Some(packing) => Arc::new(Packed::new(weights, packing)?),
+        None => weights,
+    })
 }
 
 fn open_weights(folder: &Path) -> Result<Arc<dyn Checkpoint>, LoadError> {

@@ -14,6 +14,7 @@ mod folder;
 mod generation;
 pub mod gguf;
 mod hub;
+pub mod packed;
 pub mod safetensors;
 mod tensor;
 mod tokenizer;

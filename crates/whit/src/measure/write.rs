@@ -182,7 +182,8 @@ fn plot(records: &[Record]) -> String {
     svg + "</svg>"
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#fafaf8;color:#222}\
+/// The look of all pages.
+pub(crate) const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#fafaf8;color:#222}\
 main{max-width:60rem;margin:2rem auto;padding:0 1rem}h1{font-weight:600}table{border-collapse:collapse;width:100%;\
 font-size:.85rem}th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid #ddd}th:first-child,\
 td:first-child{text-align:left}.setting{color:#666}.warning{color:#a04000;margin:.3rem 0}svg{width:100%;margin:1rem 0}\

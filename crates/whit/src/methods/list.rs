@@ -24,7 +24,7 @@ methods! {
     /// Prompts cut, tokens merged or dropped.
     tokens { llmlingua2 spec_pc }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
-    weights { rtn magnitude wanda sparsegpt structured low_rank blockffn }
+    weights { rtn gptq awq smoothquant magnitude wanda sparsegpt structured low_rank blockffn }
 }
 
 #[cfg(test)]

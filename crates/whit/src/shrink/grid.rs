@@ -65,7 +65,7 @@ pub const SEARCH: Knob = Knob {
 };
 
 impl Grid {
-    /// The grid that the knobs `bits`, `group`, `symmetric` and `search` describe.
+    /// The grid that the knobs `bits`, `group`, `symmetric` and, where there is one, `search` describe.
     ///
     /// # Errors
     /// For 9 to 15 bits, which no format has.
@@ -78,7 +78,7 @@ impl Grid {
             bits: bits as u32,
             group: knobs.int("group"),
             symmetric: knobs.flag("symmetric"),
-            search: knobs.flag("search"),
+            search: knobs.iter().any(|(knob, value)| knob.name == SEARCH.name && *value == Value::Flag(true)),
         })
     }
 

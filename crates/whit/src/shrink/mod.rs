@@ -16,13 +16,17 @@
 
 pub mod algebra;
 mod block;
+pub mod cholesky;
 mod error;
 mod form;
 pub mod grid;
 pub mod groups;
 pub mod layers;
 pub mod pattern;
+pub mod plot;
 mod report;
+pub mod scaling;
+pub mod search;
 mod statistics;
 mod store;
 mod stream;
@@ -253,19 +257,42 @@ mod tests {
         let ids = &calibration(1).sequences[0];
         let outcome = shrunk(&files, "rtn:bits=4,group=32,symmetric", 0).unwrap();
         let wanted = logits(&network(&files.config, &outcome.weights), ids);
-        write::folder(&files, &outcome, &folder, crate::load::Dtype::F32).unwrap();
-        assert!(
-            write::folder(&files, &outcome, &folder, crate::load::Dtype::F32).is_err(),
-            "never written over"
-        );
+        let numbers = write::Numbers { plain: crate::load::Dtype::F32, packing: None };
+        write::folder(&files, &outcome, &folder, numbers).unwrap();
+        assert!(write::folder(&files, &outcome, &folder, numbers).is_err(), "never written over");
         let opened = open(folder.to_str().unwrap(), &Options::default()).unwrap();
         assert_eq!(logits(&network(&opened.config, opened.weights.as_ref()), ids), wanted);
-        let f32 = |_: &str, _: &crate::load::TensorInfo| crate::load::Dtype::F32;
-        let lost = write::gguf_file(model(5), outcome, &file, f32, |_, _| true).unwrap();
+        let plain = search::types("f32", 2).unwrap();
+        let lost = write::gguf_file(model(5), outcome, &file, plain, |_, _| true).unwrap();
         assert_eq!(lost, 0);
         let opened = open(file.to_str().unwrap(), &Options::default()).unwrap();
         let found = logits(&network(&opened.config, opened.weights.as_ref()), ids);
         assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4), "block types hold the levels");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn packed_folders_hold_the_same_values() {
+        let (place, files) = (tempfile::tempdir().unwrap(), model(5));
+        let settings =
+            ["bits=4,group=32,symmetric", "bits=4,group=32", "bits=8,group=0,symmetric", "bits=8,group=16"];
+        for (index, settings) in settings.into_iter().enumerate() {
+            let path = place.path().join(index.to_string());
+            let outcome = shrunk(&files, &format!("rtn:{settings}"), 0).unwrap();
+            let packing = write::packing(&outcome.weights).unwrap();
+            assert!(packing.is_some_and(|packing| packing.minus_one == settings.contains("symmetric")));
+            let numbers = write::Numbers { plain: crate::load::Dtype::F32, packing };
+            write::folder(&files, &outcome, &path, numbers).unwrap();
+            let opened = open(path.to_str().unwrap(), &Options::default()).unwrap();
+            assert_eq!(opened.weights.names(), files.weights.names());
+            for name in opened.weights.names() {
+                let values = |weights: &dyn Checkpoint| weights.read(&name).unwrap().to_f32(&name).unwrap();
+                assert_eq!(values(opened.weights.as_ref()), values(&outcome.weights), "{name} {settings}");
+            }
+            let first = opened.weights.info("model.layers.0.mlp.up_proj.weight").unwrap().dtype;
+            assert_eq!(first == crate::load::Dtype::Q4_0, index == 0, "{settings}");
+        }
+        let outcome = shrunk(&files, "rtn:bits=3,group=32", 0).unwrap();
+        assert_eq!(write::packing(&outcome.weights).unwrap(), None);
     }
 }

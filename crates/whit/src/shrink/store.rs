@@ -111,6 +111,11 @@ impl Edited {
         Ok(Some(levels))
     }
 
+    /// Whether a tensor is a matrix of levels.
+    pub fn is_quantised(&self, name: &str) -> bool {
+        self.changed.get(name).is_some_and(|entry| matches!(entry.kind, Kind::Levels { .. }))
+    }
+
     /// Bits a weight of a tensor in its own form, where plain numbers have `plain`.
     pub fn bits(&self, name: &str, plain: f64) -> f64 {
         match self.changed.get(name).map(|entry| (&entry.kind, &entry.shape)) {

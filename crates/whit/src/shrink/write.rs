@@ -8,17 +8,32 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 
+use super::search::Choose;
 use super::{Edited, Levels, Outcome, ShrinkError};
+use crate::load::packed::Packing;
 use crate::load::{
     Checkpoint, Dtype, LoadError, ModelFiles, Origin, RawTensor, TensorInfo, gguf, safetensors,
 };
 
-/// Writes the model as a folder that appears only when it is complete. Numbers have the type `plain`
-/// (`F32`, `F16` or `BF16`).
+/// How a folder holds its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The type of plain numbers: `F32`, `F16` or `BF16`.
+    pub plain: Dtype,
+    /// How quantised matrices are packed; where none, they are plain numbers too.
+    pub packing: Option<Packing>,
+}
+
+/// Writes the model as a folder that appears only when it is complete.
 ///
 /// # Errors
 /// If something is at `path` already, or the disk is full.
-pub fn folder(files: &ModelFiles, outcome: &Outcome, path: &Path, plain: Dtype) -> Result<(), ShrinkError> {
+pub fn folder(
+    files: &ModelFiles,
+    outcome: &Outcome,
+    path: &Path,
+    numbers: Numbers,
+) -> Result<(), ShrinkError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.exists() {
         let reason =
@@ -28,7 +43,7 @@ pub fn folder(files: &ModelFiles, outcome: &Outcome, path: &Path, plain: Dtype) 
     std::fs::create_dir_all(parent).map_err(|reason| LoadError::io("create", parent, reason))?;
     let building = tempfile::Builder::new().prefix(".whit-").tempdir_in(parent);
     let building = building.map_err(|reason| LoadError::io("create", parent, reason))?;
-    fill(files, outcome, building.path(), plain)?;
+    fill(files, outcome, building.path(), numbers)?;
     let made = building.keep();
     open_to_all(&made);
     std::fs::rename(&made, path).map_err(|reason| LoadError::io("write", path, reason))?;
@@ -43,31 +58,88 @@ fn open_to_all(folder: &Path) {
     let _ = folder;
 }
 
-fn fill(files: &ModelFiles, outcome: &Outcome, folder: &Path, plain: Dtype) -> Result<(), ShrinkError> {
+fn fill(files: &ModelFiles, outcome: &Outcome, folder: &Path, numbers: Numbers) -> Result<(), ShrinkError> {
     let mut config = outcome.config.clone();
-    config["torch_dtype"] = json!(match plain {
+    config["torch_dtype"] = json!(match numbers.plain {
         Dtype::Bf16 => "bfloat16",
         Dtype::F16 => "float16",
         _ => "float32",
     });
+    let weights = &outcome.weights;
+    if let (Some(packing), Some(fields)) = (numbers.packing, config.as_object_mut()) {
+        fields.insert("quantization_config".into(), packing.json(packing.minus_one));
+    }
     write_json(&folder.join("config.json"), &config)?;
     copy_companions(files, folder)?;
-    let weights = &outcome.weights;
-    let info = |name: String| {
-        let shape = weights.info(&name)?.shape;
-        Some((name, TensorInfo { dtype: plain, shape }))
-    };
-    let tensors: Vec<_> = weights.names().into_iter().filter_map(info).collect();
+    let mut tensors = Vec::new();
+    for name in weights.names() {
+        let Some(info) = weights.info(&name) else { continue };
+        match (numbers.packing, name.strip_suffix(".weight")) {
+            (Some(packing), Some(layer)) if weights.is_quantised(&name) => {
+                tensors.extend(packing.parts(layer, info.shape[0], info.shape[1]));
+            }
+            _ => tensors.push((name, TensorInfo { dtype: numbers.plain, shape: info.shape })),
+        }
+    }
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::save_with(&folder.join("model.safetensors"), &tensors, &metadata, |name| {
+        if let Some((packing, (layer, part))) = numbers.packing.zip(name.rsplit_once('.'))
+            && let Some(levels) = weights.levels(&format!("{layer}.weight"))?
+        {
+            return Ok(Cow::Owned(packed_part(&levels, packing, part)));
+        }
         let tensor = weights.read(name)?;
-        Ok(Cow::Owned(if tensor.dtype == plain {
-            tensor.bytes
-        } else {
-            as_type(&tensor.to_f32(name)?, plain)
-        }))
+        let same = tensor.dtype == numbers.plain;
+        Ok(Cow::Owned(if same { tensor.bytes } else { as_type(&tensor.to_f32(name)?, numbers.plain) }))
     })?;
     Ok(())
+}
+
+/// How the quantised matrices of a model can be packed: where all have the same 4 or 8 bits and groups.
+///
+/// # Errors
+/// If the temporary file cannot be read.
+pub fn packing(weights: &Edited) -> Result<Option<Packing>, LoadError> {
+    let (mut found, mut symmetric) = (None, true);
+    let names: Vec<&str> = weights.changed().filter(|name| weights.is_quantised(name)).collect();
+    for name in names {
+        let Some(levels) = weights.levels(name)? else { continue };
+        let group = (levels.group != levels.inputs).then_some(levels.group);
+        let one = Packing { bits: levels.bits, group, minus_one: true };
+        let fits = [4, 8].contains(&levels.bits)
+            && levels.inputs.is_multiple_of(one.per_word())
+            && levels.outputs.is_multiple_of(one.per_word());
+        if !fits || found.is_some_and(|other| other != one) {
+            return Ok(None);
+        }
+        symmetric &= levels.is_symmetric();
+        found = Some(one);
+    }
+    Ok(found.map(|packing| Packing { minus_one: symmetric, ..packing }))
+}
+
+/// One of the tensors that a packed matrix consists of.
+fn packed_part(levels: &Levels, packing: Packing, part: &str) -> Vec<u8> {
+    let (outputs, inputs) = (levels.outputs, levels.inputs);
+    let groups = inputs / levels.group;
+    match part {
+        "qweight" => {
+            let turned: Vec<u8> =
+                (0..inputs * outputs).map(|at| levels.levels[at % outputs * inputs + at / outputs]).collect();
+            packing.pack(&turned, outputs)
+        }
+        "qzeros" => {
+            let less = u8::from(packing.minus_one);
+            let of =
+                |group: usize| (0..outputs).map(move |output| levels.zeros[output * groups + group] - less);
+            (0..groups).flat_map(|group| packing.pack(&of(group).collect::<Vec<_>>(), 1)).collect()
+        }
+        "scales" => {
+            let scale = |at: usize| f16::from_f32(levels.scales[at % outputs * groups + at / outputs]);
+            (0..groups * outputs).flat_map(|at| scale(at).to_le_bytes()).collect()
+        }
+        _ => (0..inputs).flat_map(|input| ((input / levels.group) as i32).to_le_bytes()).collect(),
+    }
 }
 
 fn as_type(values: &[f32], dtype: Dtype) -> Vec<u8> {
@@ -127,61 +199,76 @@ pub fn gguf_file(
     mut files: ModelFiles,
     outcome: Outcome,
     path: &Path,
-    choose: impl Fn(&str, &TensorInfo) -> Dtype,
+    choose: Choose,
     progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<usize, ShrinkError> {
-    let blocks = Blocks::new(outcome.weights)?;
-    let lost = blocks.lost;
+    let typed = Typed::new(outcome.weights, choose)?;
+    let lost = typed.lost;
     files.config = outcome.config;
-    files.weights = Arc::new(blocks);
-    let kept = |name: &str, info: &TensorInfo| {
-        if info.dtype.is_quantized() { info.dtype } else { choose(name, info) }
-    };
-    gguf::export(&files, path, kept, progress)?;
+    files.weights = Arc::new(typed);
+    gguf::export(&files, path, |_, info| info.dtype, progress)?;
     Ok(lost)
 }
 
-/// A changed checkpoint whose quantised matrices are GGUF blocks.
-#[derive(Debug)]
-struct Blocks {
+/// A changed checkpoint in the types of its GGUF file: quantised matrices as blocks of their levels, all
+/// others as was chosen.
+pub struct Typed {
     weights: Edited,
-    types: BTreeMap<String, Dtype>,
+    /// The types of quantised matrices.
+    blocks: BTreeMap<String, Dtype>,
+    choose: Choose,
     lost: usize,
 }
 
-impl Blocks {
-    fn new(weights: Edited) -> Result<Self, LoadError> {
+impl Typed {
+    /// `weights` with quantised matrices in the types that hold them, and the others as `choose` says.
+    ///
+    /// # Errors
+    /// If a temporary file cannot be read.
+    pub fn new(weights: Edited, choose: Choose) -> Result<Self, LoadError> {
         let names: Vec<String> = weights.changed().map(str::to_owned).collect();
-        let (mut types, mut lost) = (BTreeMap::new(), 0);
+        let (mut blocks, mut lost) = (BTreeMap::new(), 0);
         for name in names {
             let Some(levels) = weights.levels(&name)? else { continue };
             match block_type(&levels) {
-                Some(dtype) => drop(types.insert(name, dtype)),
+                Some(dtype) => drop(blocks.insert(name, dtype)),
                 None => lost += 1,
             }
         }
-        Ok(Self { weights, types, lost })
+        Ok(Self { weights, blocks, choose, lost })
     }
 }
 
-impl Checkpoint for Blocks {
+impl std::fmt::Debug for Typed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Typed")
+            .field("weights", &self.weights)
+            .field("blocks", &self.blocks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Checkpoint for Typed {
     fn names(&self) -> Vec<String> {
         self.weights.names()
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let info = self.weights.info(name)?;
-        Some(TensorInfo { dtype: self.types.get(name).copied().unwrap_or(info.dtype), ..info })
+        let dtype = match self.blocks.get(name) {
+            Some(&dtype) => dtype,
+            None if info.shape.len() < 2 => Dtype::F32,
+            None => (self.choose)(name, &info),
+        };
+        Some(TensorInfo { dtype, ..info })
     }
 
     fn read(&self, name: &str) -> Result<RawTensor, LoadError> {
-        match (self.types.get(name), self.weights.levels(name)?) {
-            (Some(&dtype), Some(levels)) => {
-                let shape = vec![levels.outputs, levels.inputs];
-                Ok(RawTensor { dtype, shape, bytes: blocks(&levels, dtype) })
-            }
-            _ => self.weights.read(name),
+        let Some(TensorInfo { dtype, shape }) = self.info(name) else { return Err(self.missing(name)) };
+        if let (true, Some(levels)) = (self.blocks.contains_key(name), self.weights.levels(name)?) {
+            return Ok(RawTensor { dtype, shape, bytes: blocks(&levels, dtype) });
         }
+        Ok(RawTensor { dtype, shape, bytes: gguf::stored(name, self.weights.read(name)?, dtype)? })
     }
 }
 

@@ -51,6 +51,14 @@ enum Failure {
     Type(String),
 }
 
+/// As [`export`] stores `tensor` as `wanted`.
+pub(crate) fn stored(name: &str, tensor: RawTensor, wanted: Dtype) -> Result<Vec<u8>, LoadError> {
+    convert(name, tensor, wanted).map_err(|reason| match reason {
+        Failure::Load(error) => error,
+        Failure::Type(reason) => LoadError::gguf(Path::new("the model"), GgufError::Unwritable { reason }),
+    })
+}
+
 fn convert(name: &str, tensor: RawTensor, wanted: Dtype) -> Result<Vec<u8>, Failure> {
     if tensor.dtype == wanted {
         return Ok(tensor.bytes);

@@ -27,6 +27,7 @@ use serde_json::json;
 
 pub use error::GgufError;
 pub use export::export;
+pub(crate) use export::stored;
 pub use metadata::{Metadata, Value};
 pub use parse::{Head, Span, parse};
 pub use write::{Model, save, save_with};

@@ -290,7 +290,8 @@ mod tests {
         let run = |with: &str, folder: &str| {
             let outcome = shrunk(&files, with, 4).unwrap();
             let folder = place.path().join(folder);
-            write::folder(&files, &outcome, &folder, Dtype::F32).unwrap();
+            write::folder(&files, &outcome, &folder, write::Numbers { plain: Dtype::F32, packing: None })
+                .unwrap();
             let opened = open(folder.to_str().unwrap(), &Options::default()).unwrap();
             let name = "model.layers.0.mlp.up_proj.low_rank_in.weight";
             let shape = opened.weights.info(name).map(|info| info.shape);

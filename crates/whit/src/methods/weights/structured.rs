@@ -303,7 +303,8 @@ mod tests {
         {
             let outcome = shrunk(&files, &format!("structured:ratio=0.5,what={what}"), 3).unwrap();
             let folder = place.path().join(what);
-            write::folder(&files, &outcome, &folder, Dtype::F32).unwrap();
+            write::folder(&files, &outcome, &folder, write::Numbers { plain: Dtype::F32, packing: None })
+                .unwrap();
             let opened = open(folder.to_str().unwrap(), &Options::default()).unwrap();
             let network = network(&opened.config, opened.weights.as_ref());
             let config = network.config();
