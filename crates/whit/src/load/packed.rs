@@ -145,7 +145,7 @@ impl Packed {
         let byte = if self.packing.bits == 4 { middle | middle << 4 } else { middle };
         Ok(half
             && plain
-            && group % 32 == 0
+            && group.is_multiple_of(32)
             && self.inner.read(&format!("{layer}.qzeros"))?.bytes.iter().all(|&zeros| zeros == byte))
     }
 

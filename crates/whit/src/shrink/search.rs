@@ -168,7 +168,7 @@ pub fn judge(
 
 /// Of the forms within `limits`, the best: with a limit of bytes the one with the least loss, otherwise
 /// the smallest. `whole` is the loss of the model as it is.
-pub fn choose<'a>(measured: &'a [Measured], limits: Limits, whole: f64) -> Option<&'a Measured> {
+pub fn choose(measured: &[Measured], limits: Limits, whole: f64) -> Option<&Measured> {
     let within = |one: &&Measured| {
         limits.bytes.is_none_or(|most| one.bytes <= most)
             && limits.loss.is_none_or(|most| one.loss <= whole * (1.0 + most))
