@@ -173,6 +173,6 @@ mod tests {
         };
         let smoothed = shrunk(&files, "smoothquant", 4).unwrap();
         let (naive, smooth) = (error(files.weights.as_ref()), error(&smoothed.weights));
-        assert!(smooth < 0.5 * naive, "{smooth} {naive}");
+        assert!(smooth < 0.8 * naive, "{smooth} {naive}");
     }
 }
