@@ -76,17 +76,13 @@ fn another_value(knob: &Knob) -> Value {
     }
 }
 
-/// The README's table of methods.
+/// The README's table of methods: each with the first sentence of its summary.
 pub fn table() -> String {
-    let mut table =
-        String::from("| method | does the same with less | result | works on |\n|---|---|---|---|\n");
+    let mut table = String::from("| method | family | the idea | result |\n|---|---|---|---|\n");
     for spec in METHODS {
-        let idea = spec.room.help().split_once(':').map_or(spec.room.help(), |(_, idea)| idea).trim();
-        let models = spec.models.iter().map(|model| model.name()).collect::<Vec<_>>().join(", ");
-        line(
-            &mut table,
-            &[&format!("[{0}](docs/methods/{0}.md)", spec.id), idea, spec.fidelity.name(), &models],
-        );
+        let idea = spec.summary.split_inclusive(". ").next().unwrap_or(spec.summary).trim();
+        let link = format!("[{0}](docs/methods/{0}.md)", spec.id);
+        line(&mut table, &[&link, spec.room.name(), idea, spec.fidelity.name()]);
     }
     table
 }
