@@ -42,7 +42,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The share of zeros from which a bitmap is read faster than dense weights.
+/// The share of zeros from which a bitmap is taken: it has two thirds of the bytes of dense bf16 by then.
 const PAYS: f64 = 0.4;
 
 impl Pattern {

@@ -77,8 +77,9 @@ singular values that are left out.
 ## What is written
 
 The two matrices, as `NAME.low_rank_out.weight` and `NAME.low_rank_in.weight` in the place of `NAME.weight`. These keys are
-Whit's own: Whit runs the layer as two multiplications, and other programs do not load the folder. `merge` writes `A B`
-as `NAME.weight`, which loads anywhere, and saves nothing; `whit shrink --to` GGUF needs it too.
+Whit's own: Whit runs the layer as two multiplications. Other programs do not know them; transformers only warns, and
+puts random numbers in the layer's place. `merge` writes `A B`
+as `NAME.weight`, which loads anywhere, and saves nothing; a .gguf file needs it too.
 
 ## When it pays
 

@@ -60,10 +60,10 @@ output head stay as they are.
 
 ## When it pays
 
-Hardly ever: `wanda` costs one pass over some text and is much better from a third of zeros on. A pruned folder has the
+Where there is no text to calibrate with: `sparsegpt` loses less, and in the papers' large models `wanda` does. A pruned folder has the
 size and the tensors of the dense one and loads anywhere. Whit sees the zeros when it loads f32, bf16 or int8 weights:
-2:4 takes half the memory and is faster where one token at a time is decoded; free zeros pay there from about 40 % on,
-with AVX-512, in f32 and bf16. Reading a long prompt is not faster.
+2:4 then takes little more than half the memory, and free zeros are left out from 40 % on, with AVX-512, in f32 and bf16.
+Fewer bytes can pay where one token at a time is decoded; reading a long prompt is not faster.
 
 ## What is ours
 
