@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn the_table_goes_between_the_marks_and_nothing_else_changes() {
-        let readme = format!("before\n{TABLE_START}\nold\n{TABLE_END}\nafter\n");
+        let readme = format!("before\n{TABLE_START}\nOLD TABLE\n{TABLE_END}\nafter\n");
         let spliced = splice(&readme).unwrap();
         assert!(spliced.starts_with("before\n") && spliced.ends_with("\nafter\n"));
-        assert!(spliced.contains("token-recycling") && !spliced.contains("old"));
+        assert!(spliced.contains("token-recycling") && !spliced.contains("OLD TABLE"));
         assert_eq!(splice(&spliced).as_deref(), Some(spliced.as_str()));
         assert_eq!(splice("no marks"), None);
     }
