@@ -105,7 +105,7 @@ fn ctrl_c_ends_a_generation_with_what_it_has() {
 #[test]
 fn ctrl_c_ends_a_benchmark() {
     let mut child = spawn(&["bench", "text", "--rounds", "1000", "--prompt", "64", "-n", "64"]);
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(2));
     press_ctrl_c(&child);
     assert_eq!(wait(&mut child, Duration::from_secs(60)).code(), Some(130));
 }
