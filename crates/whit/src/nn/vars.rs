@@ -398,13 +398,18 @@ impl Source for Random {
         let count = rows.len() * width;
         Ok(match init {
             Init::Constant(value) => vec![value; count],
-            Init::Normal(deviation) => normals(self.seed ^ hash(name), rows.start * width, count, deviation),
+            Init::Normal(deviation) => named_normals(self.seed, name, rows.start * width, count, deviation),
         })
     }
 
     fn native(&self, _: &str) -> WeightType {
         WeightType::F32
     }
+}
+
+/// Values `start..start + count` of the stream of normal values that belongs to `seed` and `name`.
+pub fn named_normals(seed: u64, name: &str, start: usize, count: usize, deviation: f32) -> Vec<f32> {
+    normals(seed ^ hash(name), start, count, deviation)
 }
 
 /// FNV-1a.

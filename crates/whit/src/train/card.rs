@@ -67,6 +67,11 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
         ),
         ("text fingerprint", format!("`{fingerprint:016x}`")),
         ("generated tasks", format!("{} of the sequences", percent(recipe.task_share))),
+        ("repeated blocks", format!("{} of the sequences", percent(recipe.echo_share))),
+        (
+            "start",
+            if recipe.seeded { "two pairs of heads set to look back and copy" } else { "random" }.into(),
+        ),
         ("seed", recipe.seed.to_string()),
         ("batch", format!("{} x {} tokens", recipe.shape.rows, recipe.shape.sequence)),
         ("steps", format!("{step} of a schedule of {}", schedule.steps)),

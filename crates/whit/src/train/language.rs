@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 use whit_kernels::cross_entropy::cross_entropy;
 
+use super::induction::Seeded;
 use super::run::{Objective, Settings};
 use super::sparsity::{Guide, Scores, Sparsity};
 use super::windows::{Batch, Growth, Position, Shape, Windows};
@@ -15,7 +16,7 @@ use super::{TrainError, vocabulary, write_whole};
 use crate::models;
 use crate::nn::attention::{Attend, Batched};
 use crate::nn::decoder::{Decoder, DecoderConfig, Tokens};
-use crate::nn::vars::{Random, Storage, Vars};
+use crate::nn::vars::{Random, Source, Storage, Vars};
 use crate::world::corpus::{Corpus, Limits};
 
 /// Windows of held-out text that are looked at during training.
@@ -34,6 +35,10 @@ pub struct LanguageRecipe {
     pub growth: Option<Growth>,
     /// The share of sequences that hold generated tasks, 0 to 1.
     pub task_share: f64,
+    /// The share of sequences that repeat a block of text or of random tokens, 0 to 1.
+    pub echo_share: f64,
+    /// Whether heads that look back and copy are set before training; see [`Seeded`].
+    pub seeded: bool,
     /// The losses of BlockFFN's routers, where the model has them.
     pub sparsity: Option<Sparsity>,
     /// How much text is taken.
@@ -75,9 +80,13 @@ impl LanguageRecipe {
     /// If the configuration cannot be.
     pub fn model(&self, device: &Device) -> Result<Decoder, TrainError> {
         let storage = Storage::Dense(device.clone());
-        let source = Random { seed: self.seed };
-        Ok(Decoder::new(self.decoder_config()?, &Vars::new(&source, &storage))
-            .map_err(models::ModelError::from)?)
+        let config = self.decoder_config()?;
+        let (plain, seeded) = (Random { seed: self.seed }, Seeded::new(self.seed, &config));
+        let source: &dyn Source = match &seeded {
+            Some(seeded) if self.seeded => seeded,
+            _ => &plain,
+        };
+        Ok(Decoder::new(config.clone(), &Vars::new(source, &storage)).map_err(models::ModelError::from)?)
     }
 
     /// The architecture.
@@ -120,12 +129,13 @@ impl Language {
     pub fn new(recipe: &LanguageRecipe, corpus: Corpus, tokenizer: Tokenizer) -> Result<Self, TrainError> {
         let end = tokenizer.token_to_id(vocabulary::END).unwrap_or(0);
         let fingerprint = corpus.fingerprint();
-        let windows = |material: Vec<_>, task_share, growth| -> Result<Windows, TrainError> {
+        let windows = |material: Vec<_>, growth, task_share, echo_share| -> Result<Windows, TrainError> {
             let tokens = vocabulary::encode_documents(&tokenizer, &material, end)?;
-            Ok(Windows { tokens, material, shape: recipe.shape, growth, task_share, end, seed: recipe.seed })
+            let (shape, seed) = (recipe.shape, recipe.seed);
+            Ok(Windows { tokens, material, shape, growth, task_share, echo_share, end, seed })
         };
-        let train = windows(corpus.train, recipe.task_share, recipe.growth)?;
-        let held_out = windows(corpus.held_out, 0.0, None)?;
+        let train = windows(corpus.train, recipe.growth, recipe.task_share, recipe.echo_share)?;
+        let held_out = windows(corpus.held_out, None, 0.0, 0.0)?;
         let guide = recipe.sparsity.map(|sparsity| (sparsity, Guide::new(sparsity)));
         Ok(Self { tokenizer, train, held_out, fingerprint, guide })
     }
@@ -167,13 +177,13 @@ impl Objective for Language {
     }
 
     fn identity(&self) -> String {
-        let Windows { shape, growth, task_share, seed, .. } = &self.train;
+        let Windows { shape, growth, task_share, echo_share, seed, .. } = &self.train;
         let Shape { rows, sequence } = shape;
         let growth = growth
             .map_or(String::new(), |Growth { first, until }| format!(" from {first} until step {until}"));
         let guide = self.guide.as_ref().map_or(String::new(), |(sparsity, _)| format!(", {sparsity:?}"));
         format!(
-            "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, seed {seed}{guide}",
+            "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, echoes {echo_share}, seed {seed}{guide}",
             self.fingerprint
         )
     }

@@ -11,6 +11,7 @@ pub mod distill;
 pub mod drafter;
 pub mod evaluate;
 pub mod export;
+pub mod induction;
 pub mod language;
 pub mod log;
 pub mod optimizer;

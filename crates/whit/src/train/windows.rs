@@ -84,6 +84,8 @@ pub struct Windows {
     pub growth: Option<Growth>,
     /// The share of rows that hold generated tasks, 0 to 1.
     pub task_share: f64,
+    /// The share of rows that repeat a block until they are full, 0 to 1.
+    pub echo_share: f64,
     /// The token between samples.
     pub end: u32,
     /// Every choice follows from it.
@@ -111,11 +113,28 @@ impl Windows {
     /// Row number `row` of those with this length: `sequence + 1` tokens of a task or of the text.
     fn row(&self, tokenizer: &Tokenizer, row: u64, sequence: usize) -> Result<Vec<u32>, TrainError> {
         let mut random = stream(self.seed, 1, row);
-        if random.random_bool(self.task_share) {
+        let kind: f64 = random.random();
+        if kind < self.task_share {
             self.task_row(tokenizer, sequence, &mut random)
+        } else if kind < self.task_share + self.echo_share {
+            Ok(self.echo(tokenizer.get_vocab_size(true), sequence, &mut random))
         } else {
             self.window(row, sequence)
         }
+    }
+
+    /// A block of text, or of random tokens out of a random part of the vocabulary, again and again:
+    /// from its second time on every token can be found by looking back.
+    fn echo(&self, vocabulary: usize, sequence: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
+        let period = random.random_range(8..=(sequence / 2).max(8));
+        let block: Vec<u32> = if random.random_bool(0.5) && self.tokens.len() > period {
+            self.tokens[random.random_range(0..self.tokens.len() - period)..][..period].to_vec()
+        } else {
+            let kinds = (8.0 * (vocabulary as f64 / 8.0).powf(random.random())) as usize;
+            let part: Vec<u32> = (0..kinds).map(|_| random.random_range(0..vocabulary as u32)).collect();
+            (0..period).map(|_| part[random.random_range(0..kinds)]).collect()
+        };
+        block.into_iter().cycle().take(sequence + 1).collect()
     }
 
     /// The windows of every epoch are taken in another order, none of them twice.
@@ -199,6 +218,7 @@ mod tests {
                 shape,
                 growth: None,
                 task_share,
+                echo_share: 0.0,
                 end: 0,
                 seed: 5,
             },
@@ -247,6 +267,16 @@ mod tests {
         assert_ne!(again(3), again(4));
         let halves = [0, 1].map(|part| Position { step: 2, part, parts: 2 });
         assert_eq!(halves.map(|half| windows.batch(&tokenizer, half).unwrap()), [again(4), again(5)]);
+    }
+
+    #[test]
+    fn an_echo_repeats_with_one_period() {
+        let (windows, _) = windows(0.0);
+        for number in 0..20 {
+            let row = windows.echo(280, 60, &mut stream(9, 1, number));
+            let repeats = |period: usize| row.iter().zip(&row[period..]).all(|(one, other)| one == other);
+            assert!(row.len() == 61 && row.iter().all(|&id| id < 1001) && (8..=30).any(repeats), "{row:?}");
+        }
     }
 
     #[test]

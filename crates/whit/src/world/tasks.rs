@@ -121,7 +121,7 @@ fn retrieval(lines: &Lines<'_>, bytes: usize, keys: RangeInclusive<usize>, rando
     let keys: Vec<u32> = names.iter().map(|_| number(random)).collect();
     let statement = |at: usize| format!("// The key of {} is {}.", names[at], keys[at]);
     let text = scattered(lines, bytes, (0..names.len()).map(statement), random);
-    let question = |at: usize| format!("// What is the key of {}? It is ", names[at]);
+    let question = |at: usize| format!("// What is the key of {0}? The key of {0} is ", names[at]);
     ask(text, names.len(), question, |at| format!("{}.\n", keys[at]), random)
 }
 
@@ -143,8 +143,9 @@ fn tracking(lines: &Lines<'_>, bytes: usize, random: &mut impl Rng) -> Sample {
         statement(next[chain] - 1)
     });
     let text = scattered_in_order(lines, bytes, statements, random);
-    let question =
-        |chain: usize| format!("// What is the value of {}? It is ", names[(chain + 1) * hops - 1]);
+    let question = |chain: usize| {
+        format!("// What is the value of {0}? The value of {0} is ", names[(chain + 1) * hops - 1])
+    };
     ask(text, chains, question, |chain| format!("{}.\n", values[chain]), random)
 }
 
@@ -264,7 +265,7 @@ mod tests {
     fn a_retrieval_answer_is_stated_once_for_the_name_asked() {
         for sample in samples(Task::Retrieval).chain(samples(Task::ManyKeys)) {
             let (_, question) = sample.prompt.rsplit_once("key of ").unwrap();
-            let name = question.strip_suffix("? It is ").unwrap();
+            let name = question.strip_suffix(" is ").unwrap();
             let statement = format!("// The key of {name} is {}", sample.answer.trim_end());
             assert_eq!(sample.prompt.matches(&statement).count(), 1, "{sample:?}");
             assert_eq!(sample.prompt.matches(&format!("key of {name}?")).count(), 1, "{sample:?}");
@@ -275,7 +276,7 @@ mod tests {
     fn variables_lead_to_the_answer() {
         for sample in samples(Task::Tracking) {
             let (_, question) = sample.prompt.rsplit_once("value of ").unwrap();
-            let mut name = question.strip_suffix("? It is ").unwrap().to_owned();
+            let mut name = question.strip_suffix(" is ").unwrap().to_owned();
             while name.parse::<u32>().is_err() {
                 let (_, rest) = sample.prompt.split_once(&format!("let {name} = ")).unwrap();
                 name = rest.split_once(';').unwrap().0.to_owned();

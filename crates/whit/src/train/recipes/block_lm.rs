@@ -91,6 +91,8 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
         vocabulary: 2048,
         shape: Shape { rows: 8, sequence: 256 },
         task_share: 0.0,
+        echo_share: 0.0,
+        seeded: false,
         sparsity: None,
         limits: Limits::default(),
         seed: 1,

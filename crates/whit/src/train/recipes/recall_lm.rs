@@ -13,24 +13,23 @@ use crate::train::windows::{Growth, Shape};
 
 pub(super) const RECIPE: Recipe = Recipe {
     id: "recall-lm",
-    summary: "a 2.2 M parameter language model of 12 layers and 2048 tokens of context, mostly of generated tasks",
-    language: || family(128, 12, Schedule { peak: 3e-3, floor: 1e-4, warm_up: 150, steps: 1_600 }),
+    summary: "a 5.8 M parameter language model of 12 layers and 2048 tokens of context, mostly of generated tasks",
+    language: || family(12, Schedule { peak: 1.5e-3, floor: 1e-4, warm_up: 50, steps: 700 }),
 };
 
 pub(super) const DRAFT: Recipe = Recipe {
     id: "recall-draft",
-    summary: "a 0.6 M parameter draft for recall-lm, with the same vocabulary",
-    language: || family(128, 2, Schedule { peak: 4e-3, floor: 2e-4, warm_up: 150, steps: 1_600 }),
+    summary: "a 1.4 M parameter draft for recall-lm, with the same vocabulary",
+    language: || family(2, Schedule { peak: 3e-3, floor: 2e-4, warm_up: 50, steps: 1_000 }),
 };
 
-fn family(width: usize, layers: usize, schedule: Schedule) -> LanguageRecipe {
+fn family(layers: usize, schedule: Schedule) -> LanguageRecipe {
     let mut recipe = rust_lm::language();
-    recipe.config["hidden_size"] = json!(width);
-    recipe.config["intermediate_size"] = json!(2 * width);
+    recipe.config["intermediate_size"] = json!(256);
     recipe.config["num_hidden_layers"] = json!(layers);
-    recipe.config["head_dim"] = json!(width / 4);
     recipe.config["max_position_embeddings"] = json!(2048);
     let settings = Settings { schedule, ..recipe.settings };
-    let growth = Some(Growth { first: 64, until: 1_200 });
-    LanguageRecipe { shape: Shape { rows: 2, sequence: 2048 }, growth, task_share: 0.9, settings, ..recipe }
+    let growth = Some(Growth { first: 128, until: schedule.steps * 3 / 4 });
+    let shape = Shape { rows: 2, sequence: 2048 };
+    LanguageRecipe { shape, growth, task_share: 0.7, echo_share: 0.2, settings, ..recipe }
 }
