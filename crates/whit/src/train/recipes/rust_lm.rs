@@ -52,7 +52,7 @@ pub(super) fn language() -> LanguageRecipe {
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 3_000 },
+            schedule: Schedule { peak: 2e-3, floor: 1e-4, warm_up: 100, steps: 2_000 },
             optimizer: AdamW::default(),
             parts: 1,
             checkpoint_every: 100,
