@@ -92,6 +92,7 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
         shape: Shape { rows: 8, sequence: 256 },
         task_share: 0.0,
         sparsity: None,
+        exits: false,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
