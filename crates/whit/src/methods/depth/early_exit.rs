@@ -98,7 +98,7 @@ that run together end their steps each on its own, and get what they would get a
 
 With a model that was trained for it. The output head reads the last layer's state; what it makes of an earlier one
 of an ordinary model is mostly wrong or unsure, so it rarely ends early, and where it does it is often wrong. The paper
-trains with a loss at every layer. `whit train rust-lm-exits` makes a small model so.
+trains with a loss at every layer. `whit train rust-lm-exits` trains a small model so.
 
 Every look with `margin` or `top` costs a pass through the output head. If its vocabulary is large and the layers are
 small, as in small models, a look costs more than a layer and `every` should be 2 or more; `state` costs next to

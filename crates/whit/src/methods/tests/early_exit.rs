@@ -129,25 +129,32 @@ fn skipped_layers_get_the_keys_and_values_of_the_last_state() {
     }
 }
 
-/// Some steps end early and some do not, at different layers, and each request gets what it gets alone.
+/// Whatever the threshold, each request gets what it gets alone; and between never and always there is one at
+/// which steps end at different layers.
 #[test]
 fn requests_end_their_steps_each_on_its_own() {
     let model = model(5, 512, 1);
-    let plan = plan("early-exit:threshold=0.012,measure=top,first=1", &facts(&model)).unwrap();
     let prompts: Vec<Vec<u32>> = (5..9).map(prompt).collect();
-    let mut scheduler = Scheduler::new(&model);
-    for prompt in &prompts {
-        let request = Request { prompt: prompt.clone(), max_tokens: 40, traced: true, ..Request::default() };
-        scheduler.add(request, plan.begin()).unwrap();
+    let mut depths = Vec::new();
+    for threshold in [0.011, 0.012, 0.014, 0.017, 0.02, 0.03, 0.05] {
+        let method = format!("early-exit:threshold={threshold},measure=top,first=1");
+        let plan = plan(&method, &facts(&model)).unwrap();
+        let mut scheduler = Scheduler::new(&model);
+        for prompt in &prompts {
+            let request =
+                Request { prompt: prompt.clone(), max_tokens: 24, traced: true, ..Request::default() };
+            scheduler.add(request, plan.begin()).unwrap();
+        }
+        let mut texts: Vec<Vec<u32>> = vec![Vec::new(); 4];
+        scheduler.run(|_, event| texts[event.id].extend(&event.tokens)).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for (id, prompt) in prompts.iter().enumerate() {
+            assert_eq!(texts[id], run(&model, &plan, prompt, 24).0, "{threshold}");
+            let trace = scheduler.trace(id).unwrap();
+            assert!(trace.steps()[0].layers == 5 && trace.steps().len() == 24);
+            seen.extend(trace.steps()[1..].iter().map(|step| step.layers));
+        }
+        depths.push(seen);
     }
-    let mut texts: Vec<Vec<u32>> = vec![Vec::new(); 4];
-    scheduler.run(|_, event| texts[event.id].extend(&event.tokens)).unwrap();
-    let mut seen = std::collections::BTreeSet::new();
-    for (id, prompt) in prompts.iter().enumerate() {
-        assert_eq!(texts[id], run(&model, &plan, prompt, 40).0);
-        let trace = scheduler.trace(id).unwrap();
-        assert!(trace.steps()[0].layers == 5 && trace.steps().len() == 40);
-        seen.extend(trace.steps()[1..].iter().map(|step| step.layers));
-    }
-    assert!(seen.len() > 2, "steps of different depths: {seen:?}");
+    assert!(depths.iter().any(|seen| seen.len() > 2), "steps of different depths: {depths:?}");
 }
