@@ -183,3 +183,41 @@ fn what_cannot_be_squeezed_is_refused() {
     assert!(refusal(&["squeeze", "-", "-m", &model("gpt2")]).contains("no text encoder"));
     assert!(refusal(&["generate", "-m", &model("bert"), "-p", "x"]).contains("writes no text"));
 }
+
+#[test]
+fn a_trace_shows_what_happened_and_changes_no_token() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rust-lm");
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("trace.html");
+    let code = "fn sum(values: &[u32]) -> u32 {\n    let mut total = 0;\n    for value in values {\n        total += value;\n    }\n    total\n}\n\nfn mean(values: &[u32]) -> u32 {\n";
+    let plain: &[&str] = &[];
+    for (with, section) in [
+        (plain, "Nothing was dropped"),
+        (&["h2o:budget=16,slack=4"], "What the cache kept"),
+        (&["snapkv:budget=20,recent=8"], "What the cache kept"),
+        (&["adakv:budget=20,recent=8"], "What the cache kept"),
+        (&["ems:budget=12,recent=4,slack=4,tau=0.2"], "merged into another"),
+        (&["tidaldecode:budget=8,start=1,correction=3"], "Which keys were read"),
+        (&["token-recycling"], "drafted and accepted"),
+        (&["llmlingua2"], "What was cut from the prompt"),
+        (&["llmlingua2", "h2o:budget=16", "token-recycling"], "What was cut from the prompt"),
+    ] {
+        let mut call = vec!["generate", "-m", model, "-p", code, "-n", "24", "--json"];
+        with.iter().for_each(|with| call.extend(["--with", *with]));
+        let untraced = json(&call);
+        call.extend(["--trace", page.to_str().unwrap()]);
+        let traced = json(&call);
+        assert_eq!(traced["tokens"], untraced["tokens"], "{with:?}");
+        let page = fs::read_to_string(&page).unwrap();
+        assert!(page.contains(section), "{with:?}");
+        assert_eq!(page.contains("Nothing was dropped"), with.is_empty(), "{with:?}");
+        assert!(!page.contains("http") && page.len() < 2_000_000, "{with:?}");
+    }
+    let page = page.to_str().unwrap();
+    let several = refusal(&["generate", "-m", model, "-p", "a", "-p", "b", "--trace", page]);
+    assert!(several.contains("2 prompts"), "{several}");
+    assert!(
+        refusal(&["generate", "-m", model, "-p", "a", "-n", "1", "--trace", "no/such/folder/x.html"])
+            .contains("no/such")
+    );
+}

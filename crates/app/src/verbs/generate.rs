@@ -1,9 +1,11 @@
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use whit::generate::text::{TextModel, TextStream};
-use whit::generate::{Event, Finish, Request, Scheduler, Statistics};
+use whit::generate::{Event, Finish, Request, Scheduler, Statistics, trace};
+use whit::load::{LoadError, write_atomic};
 use whit::methods::Plan;
 
 use crate::context::Context;
@@ -34,6 +36,10 @@ pub struct Arguments {
     /// End the text before this string; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+
+    /// Also write a page that shows what the methods dropped, read, drafted and accepted
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 
     #[command(flatten)]
     methods: MethodArguments,
@@ -69,6 +75,8 @@ struct Timings {
     draft: Option<String>,
     lookahead: Option<String>,
     experts: Option<String>,
+    attention: Option<String>,
+    depth: Option<String>,
 }
 
 /// A prompt in work.
@@ -86,6 +94,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     if arguments.methods.dry_run {
         return context.emit(&plan.to_json(), || plan.to_string());
     }
+    arguments.check_trace()?;
     interrupt::flag();
     let model = arguments.model.open(files, context)?;
     let answers = arguments.answer(&model, &plan, context)?;
@@ -100,6 +109,24 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
 }
 
 impl Arguments {
+    /// What can be known to be wrong with `--trace` before the model is read.
+    fn check_trace(&self) -> Result<(), AppError> {
+        let Some(path) = &self.trace else { return Ok(()) };
+        if self.prompt.len() > 1 {
+            let message = format!("--trace shows one text, and there are {} prompts", self.prompt.len());
+            return Err(AppError::input(message, "give one --prompt, or one call for each"));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        match folder.filter(|folder| !folder.is_dir()) {
+            Some(folder) => {
+                let message =
+                    format!("--trace cannot write into {}: there is no such folder", folder.display());
+                Err(AppError::input(message, "make the folder, or write somewhere else"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn answer(&self, model: &TextModel, plan: &Plan, context: &Context) -> Result<Vec<Answer>, AppError> {
         let mut scheduler = Scheduler::new(&model.decoder);
         let prompts = self.prompt.iter().map(|prompt| text_of(prompt));
@@ -119,6 +146,13 @@ impl Arguments {
             jobs.iter()
                 .try_for_each(|job| output::text(&format!("{}\n{}\n", job.prompt, job.stream.text())))?;
         }
+        if let Some(path) = &self.trace {
+            let trace = jobs.first().and_then(|job| scheduler.trace(job.id)).unwrap_or_default();
+            let page = trace::page(&trace, &self.model.model, plan, &model.tokenizer);
+            write_atomic(path, |file| {
+                file.write_all(page.as_bytes()).map_err(|reason| LoadError::io("write", path, reason))
+            })?;
+        }
         Ok(jobs.into_iter().map(|job| job.done(&mut scheduler)).collect())
     }
 
@@ -133,6 +167,7 @@ impl Arguments {
             max_tokens: self.max_tokens,
             sampling: self.sampling.resolve(&model.generation)?,
             stop_tokens: model.stop_tokens(),
+            traced: self.trace.is_some(),
             ..Request::written(model.prompt(&prompt, self.chat)?)?
         };
         let id = scheduler.add(request, plan.begin())?;
@@ -214,6 +249,8 @@ impl From<Statistics> for Timings {
             draft: statistics.draft,
             lookahead: statistics.lookahead,
             experts: statistics.experts,
+            attention: statistics.attention,
+            depth: statistics.depth,
         }
     }
 }
@@ -221,7 +258,7 @@ impl From<Statistics> for Timings {
 impl Timings {
     /// One line for people, after the text.
     fn line(&self) -> String {
-        let notes = [&self.lookahead, &self.draft, &self.experts];
+        let notes = [&self.lookahead, &self.attention, &self.draft, &self.experts, &self.depth];
         let notes: String = notes.into_iter().flatten().map(|note| format!("; {note}")).collect();
         let cut = match self.original_tokens {
             original if original == self.prompt_tokens => String::new(),

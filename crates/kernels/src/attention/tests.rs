@@ -338,3 +338,38 @@ fn large_scores_do_not_overflow() {
         assert_close(&attend_at(&case.call(&data, &views), level).output, &expected, 1e-3, "output");
     }
 }
+
+/// What methods of the cache build their scores on: N = 512, 4 heads, against the plain softmax.
+#[test]
+fn sums_over_all_and_over_the_last_queries_are_those_of_the_plain_softmax() {
+    let case = Case {
+        queries: 512,
+        lengths: vec![512; 4],
+        group: 1,
+        head_dim: 64,
+        gap: 0,
+        mask: 1,
+        window: None,
+        softcap: None,
+        bias: None,
+        listed: false,
+        seed: 9,
+    };
+    let data = case.data();
+    let views = case.views(&data);
+    let wanted = Wanted { column_sums: true, last_rows: 32, ..Wanted::default() };
+    let call = Call { wanted, ..case.call(&data, &views) };
+    let (found, plain) = (attend(&call), reference::attend(&call));
+    let local = |rows: &[f32]| -> Vec<f32> {
+        let head =
+            |head: &[f32]| (0..512).map(|key| head[key..].iter().step_by(512).sum()).collect::<Vec<f32>>();
+        rows.chunks_exact(32 * 512).flat_map(head).collect()
+    };
+    for (found, plain) in
+        [(found.column_sums, plain.column_sums), (local(&found.last_rows), local(&plain.last_rows))]
+    {
+        assert_eq!(found.len(), 4 * 512);
+        let far = found.iter().zip(&plain).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+        assert!(far < 1e-5, "{far}");
+    }
+}

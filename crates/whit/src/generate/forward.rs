@@ -11,9 +11,10 @@ use whit_kernels::op::{self, Host};
 
 use super::cache::KvCache;
 use super::reading;
+use super::trace::{self, Trace};
 use super::watch::Watch;
-use crate::methods::{AttnPolicy, Look, Looking, MethodError, Route};
-use crate::nn::attention::{Attend, Site};
+use crate::methods::{AttnPolicy, Exit, Halfway, Look, Looking, MethodError, Route};
+use crate::nn::attention::{Attend, Logits, Site};
 use crate::nn::block_ffn::Routing;
 use crate::nn::decoder::{Decoder, Tokens};
 
@@ -39,6 +40,10 @@ pub struct Span<'a> {
     pub look: Option<&'a mut dyn Look>,
     /// Who decides which experts these tokens read, where somebody does.
     pub route: Option<&'a mut dyn Route>,
+    /// Who may end the pass before the last layer, where somebody may.
+    pub exit: Option<&'a mut dyn Exit>,
+    /// Who writes down what methods do, where somebody does.
+    pub trace: Option<&'a mut Trace>,
 }
 
 impl<'a> Span<'a> {
@@ -46,7 +51,19 @@ impl<'a> Span<'a> {
     pub fn causal(cache: &'a mut KvCache, ids: Vec<u32>, length: u32) -> Self {
         let start = cache.position() as u32;
         let positions = (start..start + ids.len() as u32).collect();
-        Self { cache, ids, positions, length, tree: None, watch: None, policy: None, look: None, route: None }
+        Self {
+            cache,
+            ids,
+            positions,
+            length,
+            tree: None,
+            watch: None,
+            policy: None,
+            look: None,
+            route: None,
+            exit: None,
+            trace: None,
+        }
     }
 }
 
@@ -59,7 +76,8 @@ pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Result<Tensor<2>, Metho
     let positions: Vec<u32> = spans.iter().flat_map(|span| span.positions.iter().copied()).collect();
     let lengths: Vec<u32> = spans.iter().flat_map(|span| span.ids.iter().map(|_| span.length)).collect();
     let tokens = Tokens { ids: &ids, positions: &positions, lengths: &lengths };
-    let mut cached = Cached { spans, failure: None };
+    let ways = vec![Way::On; spans.len()];
+    let mut cached = Cached { spans, ways, layers: model.config().layers, failure: None };
     let hidden = model.forward(tokens, &mut cached);
     for span in &mut cached.spans {
         span.cache.advance(span.ids.len());
@@ -67,8 +85,21 @@ pub fn forward(model: &Decoder, spans: Vec<Span<'_>>) -> Result<Tensor<2>, Metho
     cached.failure.map_or(Ok(hidden), Err)
 }
 
+/// How far a span has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It goes on.
+    On,
+    /// It goes no further, and the layers that it skips are being filled.
+    Leaving,
+    /// They are.
+    Left,
+}
+
 struct Cached<'a> {
     spans: Vec<Span<'a>>,
+    ways: Vec<Way>,
+    layers: usize,
     /// The first failure; a layer has no way to return it.
     failure: Option<MethodError>,
 }
@@ -80,7 +111,7 @@ impl Attend for Cached<'_> {
         let [queries, keys, values] = [queries, keys, values].map(op::host);
         let mut output = Vec::with_capacity(tokens * heads * head_dim);
         let mut start = 0;
-        for span in &mut self.spans {
+        for (span, _) in self.spans.iter_mut().zip(&self.ways).filter(|(_, way)| **way == Way::On) {
             let rows = start..start + span.ids.len();
             start = rows.end;
             span.push(site, rows.clone(), keys.data(), values.data());
@@ -92,8 +123,11 @@ impl Attend for Cached<'_> {
             });
             output.extend_from_slice(&attended.output);
             if let Some(watch) = &mut span.watch {
-                let seen = watch.seen(site, attended, span.cache.layer_mut(site.layer));
+                let cache = span.cache.layer_mut(site.layer);
+                let before = trace::positions(span.trace.as_deref(), cache);
+                let seen = watch.seen(site, attended, cache);
                 self.failure = self.failure.take().or(seen.err());
+                trace::revised(span.trace.as_deref_mut(), site.layer, before, watch.policies, cache);
             }
         }
         let output: Tensor<2> = op::tensor(Host::new([tokens, heads * head_dim], output));
@@ -108,13 +142,54 @@ impl Attend for Cached<'_> {
         let experts = gates.width();
         let mut rest = gates.data();
         let mut marks = Vec::with_capacity(gates.dim(0));
-        for span in &mut self.spans {
+        for (span, _) in self.spans.iter_mut().zip(&self.ways).filter(|(_, way)| **way == Way::On) {
             let (own, others) = rest.split_at(span.ids.len() * experts);
             rest = others;
             let active = span.route.as_mut().is_some_and(|route| route.route(routing.layer, own, experts));
             marks.resize(marks.len() + span.ids.len(), active);
         }
         Reach::Marked(marks)
+    }
+
+    fn may_leave(&self, layer: usize) -> bool {
+        self.spans.iter().any(|span| span.exit.as_ref().is_some_and(|exit| exit.looks(layer)))
+    }
+
+    fn leave(&mut self, layer: usize, hidden: &Tensor<2>, logits: &Logits<'_>) -> Vec<bool> {
+        let hidden = op::host(hidden.clone());
+        let mut leaves = Vec::with_capacity(hidden.dim(0));
+        for (span, way) in self.spans.iter_mut().zip(&mut self.ways) {
+            if *way != Way::On {
+                *way = Way::Left;
+                continue;
+            }
+            let rows = leaves.len()..leaves.len() + span.ids.len();
+            let own = &hidden.data()[rows.start * hidden.width()..rows.end * hidden.width()];
+            let halfway = Halfway {
+                layers: [layer, self.layers],
+                tokens: rows.len(),
+                hidden: own,
+                logits: &|| op::host(logits(rows.clone())).into_vec(),
+            };
+            if span.exit.as_mut().is_some_and(|exit| exit.looks(layer) && exit.leaves(&halfway)) {
+                *way = Way::Leaving;
+                if let Some(trace) = &mut span.trace {
+                    trace.left(layer);
+                }
+            }
+            leaves.resize(rows.end, *way == Way::Leaving);
+        }
+        leaves
+    }
+
+    fn fill(&mut self, site: &Site, keys: Tensor<3>, values: Tensor<3>) {
+        let [keys, values] = [keys, values].map(op::host);
+        let mut start = 0;
+        for (span, _) in self.spans.iter_mut().zip(&self.ways).filter(|(_, way)| **way == Way::Leaving) {
+            let rows = start..start + span.ids.len();
+            start = rows.end;
+            span.push(site, rows, keys.data(), values.data());
+        }
     }
 }
 
@@ -148,13 +223,18 @@ impl Span<'_> {
         };
         if let Some(look) = &mut self.look {
             let output = look.attend(site, &call)?;
-            look.settle(site, self.cache.layer_mut(site.layer))?;
+            let cache = self.cache.layer_mut(site.layer);
+            let before = trace::positions(self.trace.as_deref(), cache);
+            look.settle(site, cache)?;
+            trace::revised(self.trace.as_deref_mut(), site.layer, before, &[], cache);
             return Ok(Attended { output, ..Attended::default() });
         }
         Ok(match &mut self.policy {
             Some(policy) if site.window.is_none() => {
                 let looking = Looking { layer: site.layer, rows: call.keys(), new: self.ids.len() };
-                reading::read(*policy, &looking, call)
+                let positions = heads.first().map_or(&[][..], |head| head.positions());
+                let watcher = self.trace.as_deref_mut().map(|trace| (trace, positions));
+                reading::read(*policy, &looking, call, watcher)
             }
             _ => attention::attend(&call),
         })

@@ -9,11 +9,13 @@ pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod text;
+pub mod trace;
 pub mod watch;
 
 pub use sampler::{Sampler, Sampling};
 pub use scheduler::Scheduler;
 pub use sequence::{Event, Finish, Request, Statistics};
+pub use trace::Trace;
 
 use thiserror::Error;
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::trace::{self, Trace};
 use super::{GenerateError, Request};
 use crate::load::{ChatTemplate, LoadError, Message, Tokenizer};
 use crate::methods::{Edited, MethodError, Prompt, PromptEdit};
@@ -148,7 +149,11 @@ pub(super) struct Cut {
 }
 
 /// Lets every method shorten the prompt of `request`, each what the one before left.
-pub(super) fn edit(request: &mut Request, edits: &mut [Box<dyn PromptEdit>]) -> Result<Cut, GenerateError> {
+pub(super) fn edit(
+    request: &mut Request,
+    edits: &mut [Box<dyn PromptEdit>],
+    mut trace: Option<&mut Trace>,
+) -> Result<Cut, GenerateError> {
     let start = Instant::now();
     let original = request.prompt.len();
     for edit in &mut *edits {
@@ -156,7 +161,15 @@ pub(super) fn edit(request: &mut Request, edits: &mut [Box<dyn PromptEdit>]) -> 
         let prompt =
             Prompt { written: request.written.as_ref(), ids: &request.prompt, editable: &source.editable };
         let edited = edit.edit(&prompt)?;
+        let before = trace.as_ref().filter(|_| edited != Edited::Unchanged).map(|_| {
+            let stayed = source.stayed(&edited, edit.stayed(), request);
+            (request.prompt.len(), text(request), stayed)
+        });
         source.apply(edited, request)?;
+        if let (Some(trace), Some((tokens, before, stayed))) = (&mut trace, before) {
+            let tokens = [tokens, request.prompt.len()];
+            trace.cut(trace::Cut { tokens, before, after: text(request), stayed });
+        }
     }
     let seconds = if edits.is_empty() { 0.0 } else { start.elapsed().as_secs_f64() };
     Ok(Cut { original, seconds })
@@ -207,6 +220,36 @@ impl Source {
         Ok(())
     }
 
+    /// The bytes of the text that an edit leaves, where that is known: `parts` are those of each part that
+    /// may be cut.
+    fn stayed(
+        &self,
+        edited: &Edited,
+        parts: &[Vec<Range<usize>>],
+        request: &Request,
+    ) -> Option<Vec<Range<usize>>> {
+        let written = request.written.as_ref()?;
+        let (mut stayed, mut end) = (Vec::new(), 0);
+        match edited {
+            Edited::Kept(kept) => {
+                let tiles = tiles(&self.spans);
+                stayed.extend(kept.iter().filter_map(|&index| tiles.get(index).cloned()));
+            }
+            Edited::Parts(_) if parts.len() == written.editable.len() => {
+                for (part, inside) in written.editable.iter().zip(parts) {
+                    stayed.push(end..part.start);
+                    stayed
+                        .extend(inside.iter().map(|bytes| part.start + bytes.start..part.start + bytes.end));
+                    end = part.end;
+                }
+                stayed.push(end..written.text.len());
+            }
+            Edited::Unchanged | Edited::Parts(_) => return None,
+        }
+        stayed.retain(|bytes| !bytes.is_empty());
+        Some(stayed)
+    }
+
     /// Kept tokens must ascend, and whatever may not be cut must be among them.
     fn check(&self, kept: &[usize], tokens: usize) -> Result<(), MethodError> {
         let mut stays = vec![false; tokens];
@@ -224,6 +267,10 @@ impl Source {
             None => Ok(()),
         }
     }
+}
+
+fn text(request: &Request) -> String {
+    request.written.as_ref().map_or(String::new(), |written| written.text.clone())
 }
 
 /// The ranges of consecutive true values.
@@ -278,7 +325,7 @@ mod tests {
     fn cut(request: &mut Request, cutters: Vec<Cutter>) -> Result<Cut, String> {
         let mut edits: Vec<Box<dyn PromptEdit>> =
             cutters.into_iter().map(|cutter| Box::new(cutter) as _).collect();
-        edit(request, &mut edits).map_err(|error| error.to_string())
+        edit(request, &mut edits, None).map_err(|error| error.to_string())
     }
 
     fn folder(name: &str) -> std::path::PathBuf {

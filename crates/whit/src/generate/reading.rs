@@ -2,12 +2,23 @@
 
 use whit_kernels::attention::{Attended, Call, HeadView, Wanted, attend};
 
+use super::trace::Trace;
 use crate::methods::{AttnPolicy, Looking, Reading};
 
 /// The attention of `call`, whose views hold all rows, over those that `policy` chooses; it is shown the
-/// scores if it asks for them. Where only some rows are read, nothing besides the output is returned.
-pub fn read(policy: &mut dyn AttnPolicy, looking: &Looking, call: Call<'_>) -> Attended {
-    match policy.read(looking) {
+/// scores if it asks for them. Where only some rows are read, nothing besides the output is returned. Who
+/// watches is told what is read of the rows at `positions`.
+pub fn read(
+    policy: &mut dyn AttnPolicy,
+    looking: &Looking,
+    call: Call<'_>,
+    watcher: Option<(&mut Trace, &[u32])>,
+) -> Attended {
+    let reading = policy.read(looking);
+    if let Some((trace, positions)) = watcher {
+        trace.read(looking, &reading, positions);
+    }
+    match reading {
         Reading::All => attend(&call),
         Reading::AllScored => {
             let attended = attend(&Call { wanted: Wanted { scores: 1, ..call.wanted }, ..call });

@@ -9,6 +9,7 @@ use super::GenerateError;
 use super::cache::KvCache;
 use super::forward;
 use super::sequence::{Event, Finish, Output, Request, Sequence, Statistics, Work};
+use super::trace::Trace;
 use crate::methods::Stages;
 use crate::nn::decoder::Decoder;
 
@@ -18,6 +19,7 @@ pub struct Scheduler<'m> {
     model: &'m Decoder,
     sequences: Vec<Sequence>,
     ended: Vec<(usize, Statistics)>,
+    traces: Vec<(usize, Trace)>,
     next: usize,
     /// The most tokens of a prompt that one step reads, so that other sequences need not wait long.
     chunk: usize,
@@ -26,7 +28,7 @@ pub struct Scheduler<'m> {
 impl<'m> Scheduler<'m> {
     /// A scheduler without sequences.
     pub fn new(model: &'m Decoder) -> Self {
-        Self { model, sequences: Vec::new(), ended: Vec::new(), next: 0, chunk: 512 }
+        Self { model, sequences: Vec::new(), ended: Vec::new(), traces: Vec::new(), next: 0, chunk: 512 }
     }
 
     /// Lets a step read at most `tokens` of a prompt.
@@ -67,6 +69,12 @@ impl<'m> Scheduler<'m> {
     pub fn statistics(&mut self, id: usize) -> Option<Statistics> {
         let index = self.ended.iter().position(|(ended, _)| *ended == id)?;
         Some(self.ended.swap_remove(index).1)
+    }
+
+    /// Takes what was written down of a sequence that has ended, if its request was `traced`.
+    pub fn trace(&mut self, id: usize) -> Option<Trace> {
+        let index = self.traces.iter().position(|(ended, _)| *ended == id)?;
+        Some(self.traces.swap_remove(index).1)
     }
 
     /// One forward pass for all sequences; tells what each of them gained.
@@ -139,7 +147,8 @@ impl<'m> Scheduler<'m> {
         let mut events = Vec::new();
         let (ended, active) = self.sequences.drain(..).partition::<Vec<_>, _>(|one| one.finish.is_some());
         self.sequences = active;
-        for sequence in ended {
+        for mut sequence in ended {
+            self.traces.extend(sequence.trace.take().map(|trace| (sequence.id, *trace)));
             events.push(Event { id: sequence.id, tokens: Vec::new(), finish: sequence.finish });
             self.ended.push((sequence.id, sequence.statistics()));
         }

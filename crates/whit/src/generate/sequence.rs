@@ -9,9 +9,12 @@ use super::cache::{CacheShape, KvCache};
 use super::forward::Span;
 use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
+use super::trace::{self, Trace};
 use super::watch::{Kept, Watch};
 use crate::load::LoadError;
-use crate::methods::{Accepted, Ahead, MethodError, Moment, PromptRows, Route, Stages, TokenTree, Verified};
+use crate::methods::{
+    Accepted, Ahead, Exit, MethodError, Moment, PromptRows, Route, Stages, TokenTree, Verified,
+};
 use crate::nn::decoder::{Decoder, DecoderConfig};
 
 /// What one sequence is asked to do.
@@ -27,6 +30,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Tokens that end the text; they are not part of it.
     pub stop_tokens: Vec<u32>,
+    /// Whether to write down what methods do; see [`Scheduler::trace`](super::Scheduler::trace).
+    pub traced: bool,
 }
 
 impl Request {
@@ -101,6 +106,8 @@ pub struct Statistics {
     pub lookahead: Option<String>,
     /// What the method that chooses experts says it did.
     pub experts: Option<String>,
+    /// What the method that ends steps early says it did.
+    pub depth: Option<String>,
 }
 
 impl Statistics {
@@ -119,6 +126,7 @@ impl Statistics {
         self.attention = other.attention.clone().or(self.attention.take());
         self.lookahead = other.lookahead.clone().or(self.lookahead.take());
         self.experts = other.experts.clone().or(self.experts.take());
+        self.depth = other.depth.clone().or(self.depth.take());
     }
 }
 
@@ -141,6 +149,7 @@ pub(super) struct Sequence {
     /// Up to which position rows are being computed again.
     correcting: usize,
     statistics: Statistics,
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// What a sequence puts into the next forward pass.
@@ -197,7 +206,8 @@ impl Sequence {
         model: &Decoder,
     ) -> Result<Self, GenerateError> {
         let config = model.config();
-        let cut = prompt::edit(&mut request, &mut stages.prompt_edits)?;
+        let mut trace = request.traced.then(|| Box::new(Trace::new(config.layers)));
+        let cut = prompt::edit(&mut request, &mut stages.prompt_edits, trace.as_deref_mut())?;
         check(&request, config)?;
         if let Some(draft) = &mut stages.draft {
             draft.meet(model)?;
@@ -206,6 +216,9 @@ impl Sequence {
             CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let room = config.max_positions - request.prompt.len() + 1;
         let max_tokens = request.max_tokens.min(room);
+        if let Some(trace) = &mut trace {
+            trace.begin(&request.prompt, request.prompt.len() + max_tokens);
+        }
         Ok(Self {
             id,
             cache: KvCache::new(shape, request.prompt.len() + max_tokens.min(RESERVED) + DRAFT_ROOM),
@@ -226,14 +239,17 @@ impl Sequence {
             stages,
             kept: Vec::new(),
             correcting: 0,
+            trace,
         })
     }
 
     /// What goes through the model for `work`.
     pub(super) fn span(&mut self, work: &Work) -> Span<'_> {
+        let trace = self.trace.as_deref_mut();
         if let Work::Ahead { ids, prompt, .. } = work {
             let span = Span::causal(&mut self.cache, ids.clone(), *prompt as u32);
-            return Span { look: self.stages.lookahead.as_deref_mut().map(|ahead| ahead as _), ..span };
+            let look = self.stages.lookahead.as_deref_mut().map(|ahead| ahead as _);
+            return Span { look, trace, ..span };
         }
         let base = self.cache.position();
         // The length that the sequence reaches in this pass, with all of its prompt.
@@ -256,7 +272,7 @@ impl Sequence {
             }
             Work::Prompt { ids, .. } => {
                 let watch = watch.is_needed().then_some(watch);
-                return Span { watch, route, ..Span::causal(cache, ids.clone(), length) };
+                return Span { watch, route, trace, ..Span::causal(cache, ids.clone(), length) };
             }
             Work::Verify(tree) => tree,
         };
@@ -270,6 +286,8 @@ impl Sequence {
             policy: self.stages.attention.as_deref_mut().map(|policy| policy as _),
             look: None,
             route,
+            exit: self.stages.exit.as_deref_mut().map(|exit| exit as &mut dyn Exit),
+            trace,
         }
     }
 
@@ -340,6 +358,9 @@ impl Sequence {
                 self.statistics.prompt_seconds += seconds;
                 let kept = prompt - 1;
                 self.cache.truncate(kept);
+                if let Some(trace) = &mut self.trace {
+                    trace.forget(kept);
+                }
                 if let Some(draft) = &mut self.stages.draft {
                     let hidden = &hidden[..kept * (hidden.len() / ids.len())];
                     let logits = if *shown { logits } else { &[] };
@@ -359,7 +380,11 @@ impl Sequence {
     /// Chooses the token after the prompt.
     fn first(&mut self, logits: &[f32]) -> Vec<u32> {
         let token = self.sampler.choose(logits);
-        self.gain(vec![token])
+        let gained = self.gain(vec![token]);
+        if let Some(trace) = &mut self.trace {
+            trace.first(&gained);
+        }
+        gained
     }
 
     fn accept(&mut self, tree: &TokenTree, output: Output<'_>) -> Result<Vec<u32>, MethodError> {
@@ -376,16 +401,23 @@ impl Sequence {
         };
         self.cache.keep_of_last(tree.len(), &accepted.path);
         for kept in self.kept.drain(..) {
-            let cache = self.cache.layer_mut(kept.layer());
-            kept.accept(&mut self.stages.kv_policies, &accepted.path, self.request.prompt.len(), cache)?;
+            let (layer, policies) = (kept.layer(), &mut self.stages.kv_policies);
+            let cache = self.cache.layer_mut(layer);
+            let before = trace::positions(self.trace.as_deref(), cache);
+            kept.accept(policies, &accepted.path, self.request.prompt.len(), cache)?;
+            trace::revised(self.trace.as_deref_mut(), layer, before, policies, cache);
         }
         if let Some(draft) = &mut self.stages.draft {
             draft.learn(&Verified { tree, logits, hidden, accepted: &accepted, seconds });
         }
-        let Accepted { path, next } = accepted;
+        let Accepted { path, next } = &accepted;
         let mut gained: Vec<u32> = path[1..].iter().map(|&node| tree.tokens()[node]).collect();
-        gained.push(next);
-        Ok(self.gain(gained))
+        gained.push(*next);
+        let gained = self.gain(gained);
+        if let Some(trace) = &mut self.trace {
+            trace.verified(tree, &accepted, &gained);
+        }
+        Ok(gained)
     }
 
     /// Appends tokens up to the first that ends the text and up to the limit.
@@ -410,8 +442,9 @@ impl Sequence {
         let attention = self.stages.attention.as_ref().map(|policy| policy.report());
         let lookahead = self.stages.lookahead.as_ref().map(|ahead| ahead.report());
         let experts = self.stages.route.as_ref().map(|route| route.report());
+        let depth = self.stages.exit.as_ref().map(|exit| exit.report());
         let cache_bytes = self.cache.bytes();
-        Statistics { cache_bytes, draft, attention, lookahead, experts, ..self.statistics.clone() }
+        Statistics { cache_bytes, draft, attention, lookahead, experts, depth, ..self.statistics.clone() }
     }
 }
 

@@ -238,6 +238,8 @@ fn a_tree_is_verified_as_its_paths_would_be() {
         policy: None,
         look: None,
         route: None,
+        exit: None,
+        trace: None,
     };
     let found = logits(&model, span);
     for node in 0..tree.len() {

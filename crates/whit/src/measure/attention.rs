@@ -94,7 +94,7 @@ impl AttentionTask {
             };
             let looking = Looking { layer, rows: self.context, new: 1 };
             std::hint::black_box(match &mut policy {
-                Some(policy) => reading::read(*policy, &looking, call),
+                Some(policy) => reading::read(*policy, &looking, call, None),
                 None => attend(&call),
             });
         }

@@ -8,6 +8,7 @@ pub mod pairs;
 pub mod quality;
 pub mod recall;
 pub mod record;
+pub mod sheet;
 pub mod stepwise;
 pub mod text;
 pub mod write;

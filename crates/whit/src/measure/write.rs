@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::bytes;
 use super::record::Record;
+use super::sheet::{self, Labels};
 
 /// A column: its name, and how a record fills it.
 type Column = (&'static str, fn(&Record) -> String);
@@ -95,11 +96,7 @@ fn quoted(text: &str) -> String {
 
 /// A page with the table, the plot of speed against sameness, and sections of the caller's own HTML.
 pub fn html(title: &str, records: &[Record], sections: &str) -> String {
-    let mut page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>{0}</title><style>{STYLE}</style><main><h1>{0}</h1>",
-        escape(title)
-    );
+    let mut body = sheet::heading(title);
     if let Some(record) = records.first() {
         let setting = &record.setting;
         let kind = if setting.trained { "trained weights" } else { "random weights: speed only" };
@@ -107,11 +104,11 @@ pub fn html(title: &str, records: &[Record], sections: &str) -> String {
             "{} · {} · {kind} · {} threads · {} · {} rounds, interleaved · Whit {}",
             setting.model, setting.dtype, setting.threads, setting.processor, setting.rounds, setting.version
         );
-        page += &format!("<p class=setting>{}</p>", escape(&line));
-        page += &table(records);
-        page += &plot(records);
+        body += &format!("<p class=setting>{}</p>", escape(&line));
+        body += &table(records);
+        body += &plot(records);
     }
-    page + sections + "</main></html>\n"
+    sheet::page(title, "", &(body + sections))
 }
 
 /// Text as it stands in HTML.
@@ -169,24 +166,11 @@ fn plot(records: &[Record]) -> String {
     let points: Vec<String> =
         front.iter().map(|record| format!("{:.1},{:.1}", x(record), y(record))).collect();
     let _ = write!(svg, "<polyline class=front points=\"{}\"/>", points.join(" "));
-    for (index, record) in records.iter().enumerate() {
-        let (x, y) = (x(record), y(record));
-        let _ = write!(
-            svg,
-            "<circle cx={x:.1} cy={y:.1} r=5 /><text x={:.1} y={:.1}>{}</text>",
-            x + 8.0,
-            y + 5.0 + 14.0 * index as f64,
-            escape(&record.methods)
-        );
+    let mut labels = Labels::among(records.iter().map(|record| (x(record), y(record))));
+    for record in records {
+        let class = if beaten(record) { " class=beaten" } else { "" };
+        let _ = write!(svg, "<circle{class} cx={:.1} cy={:.1} r=5 />", x(record), y(record));
+        labels.put(x(record), y(record), &record.methods, WIDE);
     }
-    svg + "</svg>"
+    svg + &labels.svg() + "</svg>"
 }
-
-/// The look of all pages.
-pub(crate) const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#fafaf8;color:#222}\
-main{max-width:60rem;margin:2rem auto;padding:0 1rem}h1{font-weight:600}table{border-collapse:collapse;width:100%;\
-font-size:.85rem}th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid #ddd}th:first-child,\
-td:first-child{text-align:left}.setting{color:#666}.warning{color:#a04000;margin:.3rem 0}svg{width:100%;margin:1rem 0}\
-svg text{font-size:12px;fill:#444}.axis{fill:none;stroke:#999}.front{fill:none;stroke:#3a7;stroke-width:2}\
-circle{fill:#3a7}pre{background:#fff;border:1px solid #ddd;padding:1rem;overflow-x:auto;line-height:1.35}\
-.drafted{background:#cdebd8}";

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use whit_kernels::parallel;
 
-use super::merge::{Cam, Ems, Evict, Merger, Moved, Split};
+use super::merge::{Cam, Ems, Evict, Merger, Split};
 use super::scores::{Fixed, Scorer, Tally, keep, share};
 use super::{
-    Access, Claim, Kind, Knob, Knobs, KvPolicy, Method, MethodError, ModelFacts, Moment, Observation,
+    Access, Claim, Kind, Knob, Knobs, KvPolicy, Method, MethodError, ModelFacts, Moment, Moved, Observation,
     Observed, Resource, Stage, StageKind, Stages, Value,
 };
 use crate::generate::cache::{CacheShape, HeadRows};
@@ -144,8 +144,8 @@ impl Rule {
         }
     }
 
-    /// Thins out one layer.
-    pub fn thin(&self, layer: usize, tally: &mut Tally, cache: &mut [HeadRows]) {
+    /// Thins out one layer; gives for each head the rows that were merged.
+    pub fn thin(&self, layer: usize, tally: &mut Tally, cache: &mut [HeadRows]) -> Vec<Vec<Moved>> {
         let scores = self.scorer.scores(tally, cache);
         let counts = match self.floor {
             Some(floor) => share(&scores, self.budget, self.fixed, floor),
@@ -163,10 +163,12 @@ impl Rule {
         };
         let mut tasks: Vec<Task<'_>> = cache.iter_mut().enumerate().map(task).collect();
         parallel::pieces(&mut tasks, 1, |_, task| task[0].run(&*self.merger, self.slack));
-        for (index, task) in tasks.iter().enumerate() {
-            task.moved.iter().for_each(|moved| tally.absorb(index, moved.from, moved.into));
+        let moved: Vec<Vec<Moved>> = tasks.into_iter().map(|task| task.moved).collect();
+        for (index, moved) in moved.iter().enumerate().filter(|_| self.merger.inherits()) {
+            moved.iter().for_each(|moved| tally.absorb(index, moved.from, moved.into));
         }
         tally.gather(&kept);
+        moved
     }
 }
 
@@ -186,7 +188,7 @@ impl Task<'_> {
 
 impl Method for Rule {
     fn begin(&self) -> Stages {
-        let state = Eviction { rule: Arc::new(self.clone()), layers: Vec::new() };
+        let state = Eviction { rule: Arc::new(self.clone()), layers: Vec::new(), moved: Vec::new() };
         Stages::from_iter([Stage::KvPolicy(Box::new(state))])
     }
 
@@ -202,6 +204,8 @@ impl Method for Rule {
 pub struct Eviction {
     rule: Arc<Rule>,
     layers: Vec<Tally>,
+    /// What the last revision merged, for each head.
+    moved: Vec<Vec<Moved>>,
 }
 
 impl KvPolicy for Eviction {
@@ -220,10 +224,15 @@ impl KvPolicy for Eviction {
         let tally = &mut self.layers[seen.layer];
         let lens: Vec<usize> = cache.iter().map(HeadRows::len).collect();
         tally.see(seen, &lens, self.rule.window);
-        if self.rule.is_due(seen.moment, cache) {
-            self.rule.thin(seen.layer, tally, cache);
-        }
+        self.moved = match self.rule.is_due(seen.moment, cache) {
+            true => self.rule.thin(seen.layer, tally, cache),
+            false => Vec::new(),
+        };
         Ok(())
+    }
+
+    fn moved(&self) -> &[Vec<Moved>] {
+        &self.moved
     }
 }
 

@@ -21,6 +21,8 @@ methods! {
     drafts { token_recycling prompt_lookup draft_model chimera typical_acceptance }
     /// Keys and values kept, merged or skipped.
     cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems spec_kv }
+    /// Layers that a token does not go through.
+    depth { early_exit }
     /// Prompts cut, tokens merged or dropped.
     tokens { llmlingua2 spec_pc }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.

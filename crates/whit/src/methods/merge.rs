@@ -20,19 +20,24 @@ pub struct Split<'a> {
     pub seed: u64,
 }
 
-/// A dropped row and the kept row that takes over the attention it received.
+/// A dropped row, and the kept row that it was merged into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// The dropped row.
     pub from: usize,
-    /// The kept row.
+    /// The kept row; the first of several over which it was spread.
     pub into: usize,
 }
 
 /// Merges rows that are about to be dropped into those that stay.
 pub trait Merger: Debug + Send + Sync {
-    /// Changes the kept rows of `head`.
+    /// Changes the kept rows of `head`; tells which rows went into which.
     fn merge(&self, head: &mut HeadRows, split: &Split<'_>) -> Vec<Moved>;
+
+    /// Whether a kept row takes over the attention that the rows merged into it received.
+    fn inherits(&self) -> bool {
+        true
+    }
 }
 
 impl Split<'_> {
@@ -205,6 +210,7 @@ impl Default for Cam {
 
 impl Merger for Cam {
     fn merge(&self, head: &mut HeadRows, split: &Split<'_>) -> Vec<Moved> {
+        let mut moved = Vec::new();
         for row in split.dropped() {
             let next = split.kept.partition_point(|&kept| kept < row);
             let next = &split.kept[next..(next + self.spread).min(split.kept.len())];
@@ -212,9 +218,14 @@ impl Merger for Cam {
             let chance = if mean > 0.0 { split.scores[row] / mean } else { 0.0 };
             if chance > lot(split.seed, head.positions()[row]) {
                 spread(head, row, next);
+                moved.extend(next.first().map(|&into| Moved { from: row, into }));
             }
         }
-        Vec::new()
+        moved
+    }
+
+    fn inherits(&self) -> bool {
+        false
     }
 }
 

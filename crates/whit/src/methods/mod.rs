@@ -37,6 +37,7 @@ pub mod successors;
 pub mod table_file;
 #[cfg(test)]
 mod testing;
+mod tide;
 mod tree;
 pub mod tuner;
 
@@ -44,6 +45,7 @@ pub use companions::{Companions, DraftModel, SideWeights, Vocabulary};
 pub use error::MethodError;
 pub use knobs::Knobs;
 pub use list::*;
+pub use merge::Moved;
 pub use plan::{Part, Plan, clash};
 pub use select::{Selection, find};
 pub use spec::*;

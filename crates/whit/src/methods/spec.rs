@@ -129,6 +129,7 @@ names! {
     /// The family of a method: the folder of its file.
     Room {
         Tokens = "tokens", "Fewer tokens: prompts cut, tokens merged or dropped.";
+        Depth = "depth", "Less depth: layers that a token does not go through.";
         Steps = "steps", "Fewer steps: work reused from one denoising step to the next.";
         Cache = "cache", "Smaller caches: keys and values kept, merged or skipped.";
         Weights = "weights", "Smaller weights: quantised, pruned, sparse.";
@@ -164,6 +165,7 @@ names! {
         UnmaskOrder = "unmask-order", "Which masked positions are filled first.";
         Weights = "weights", "The weights of the model.";
         WeightBits = "weight-bits", "The number format of the weights.";
+        Depth = "depth", "How many layers a token goes through.";
         Experts = "experts", "Which experts of a feed-forward block are read.";
     }
 }

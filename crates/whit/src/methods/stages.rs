@@ -10,7 +10,7 @@ use serde::Serialize;
 use whit_kernels::attention::Call;
 
 use super::spec::names;
-use super::{Accepted, MethodError, TokenTree};
+use super::{Accepted, MethodError, Moved, TokenTree};
 use crate::generate::cache::HeadRows;
 use crate::generate::prompt::Written;
 use crate::nn::attention::Site;
@@ -25,6 +25,7 @@ names! {
         KvPolicy = "kv-policy", "After a layer has read a chunk of the prompt, and between decode steps.";
         AttnPolicy = "attn-policy", "Before the attention of a layer.";
         Route = "route", "Between the router of a block of experts and the experts.";
+        Exit = "exit", "Between two layers of a decode step.";
         Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
         Accept = "accept", "After the verification of a draft.";
         WeightEdit = "weight-edit", "Offline: `whit shrink` goes through the model's blocks and writes new weights.";
@@ -61,6 +62,12 @@ pub trait PromptEdit: Debug + Send {
     /// # Errors
     /// If the prompt does not fit the method's knobs.
     fn edit(&mut self, prompt: &Prompt<'_>) -> Result<Edited, MethodError>;
+
+    /// Of the last edit that gave [`Edited::Parts`], the ascending bytes of each part that stayed; empty where
+    /// the method cannot say.
+    fn stayed(&self) -> &[Vec<Range<usize>>] {
+        &[]
+    }
 }
 
 /// Carries out the attention of one pass, layer by layer, in the place of the plain one.
@@ -177,6 +184,11 @@ pub trait KvPolicy: Debug + Send {
     /// # Errors
     /// If the cache does not fit the method's knobs.
     fn revise(&mut self, seen: &Observed<'_>, cache: &mut [HeadRows]) -> Result<(), MethodError>;
+
+    /// For each head the rows that the last revision merged into others, numbered as they lay before it.
+    fn moved(&self) -> &[Vec<Moved>] {
+        &[]
+    }
 }
 
 /// One layer of a decode step, before its attention.
@@ -228,6 +240,31 @@ pub trait Route: Debug + Send {
     /// Is shown the gates of layer `layer`, `[tokens, experts]`. Whether experts whose gate is zero are
     /// left out; the result is the same.
     fn route(&mut self, layer: usize, gates: &[f32], experts: usize) -> bool;
+
+    /// What it did for this sequence, in words, for the report.
+    fn report(&self) -> String;
+}
+
+/// A decode step in front of one of its layers.
+pub struct Halfway<'a> {
+    /// How many layers are behind it, and how many the model has.
+    pub layers: [usize; 2],
+    /// How many tokens go through the layers together: 1, or the nodes of a draft.
+    pub tokens: usize,
+    /// Their states. `[tokens, width]`
+    pub hidden: &'a [f32],
+    /// Gives what the model would say if this were its end. `[tokens, vocabulary]`
+    pub logits: &'a dyn Fn() -> Vec<f32>,
+}
+
+/// Ends decode steps before the model's last layer. The layers that are skipped are given keys and values of
+/// the state at the end, and the tokens are chosen from it.
+pub trait Exit: Debug + Send {
+    /// Whether it wants to see the step in front of layer `layer`.
+    fn looks(&self, layer: usize) -> bool;
+
+    /// Whether all tokens of the step go no further.
+    fn leaves(&mut self, halfway: &Halfway<'_>) -> bool;
 
     /// What it did for this sequence, in words, for the report.
     fn report(&self) -> String;
@@ -341,6 +378,8 @@ pub enum Stage {
     AttnPolicy(Box<dyn AttnPolicy>),
     /// See [`Route`].
     Route(Box<dyn Route>),
+    /// See [`Exit`].
+    Exit(Box<dyn Exit>),
     /// See [`Draft`].
     Draft(Box<dyn Draft>),
     /// See [`Accept`].
@@ -362,6 +401,8 @@ pub struct Stages {
     pub attention: Option<Box<dyn AttnPolicy>>,
     /// The owner of the experts.
     pub route: Option<Box<dyn Route>>,
+    /// The owner of the depth.
+    pub exit: Option<Box<dyn Exit>>,
     /// The owner of the draft.
     pub draft: Option<Box<dyn Draft>>,
     /// The owner of the acceptance.
@@ -378,6 +419,7 @@ impl Stages {
         self.kv_policies.extend(other.kv_policies);
         self.attention = other.attention.or(self.attention.take());
         self.route = other.route.or(self.route.take());
+        self.exit = other.exit.or(self.exit.take());
         self.draft = other.draft.or(self.draft.take());
         self.accept = other.accept.or(self.accept.take());
         self.weight_edits.extend(other.weight_edits);
@@ -391,6 +433,7 @@ impl Stages {
             (!self.kv_policies.is_empty(), StageKind::KvPolicy),
             (self.attention.is_some(), StageKind::AttnPolicy),
             (self.route.is_some(), StageKind::Route),
+            (self.exit.is_some(), StageKind::Exit),
             (self.draft.is_some(), StageKind::Draft),
             (self.accept.is_some(), StageKind::Accept),
             (!self.weight_edits.is_empty(), StageKind::WeightEdit),
@@ -409,6 +452,7 @@ impl FromIterator<Stage> for Stages {
                 Stage::KvPolicy(stage) => all.kv_policies.push(stage),
                 Stage::AttnPolicy(stage) => all.attention = Some(stage),
                 Stage::Route(stage) => all.route = Some(stage),
+                Stage::Exit(stage) => all.exit = Some(stage),
                 Stage::Draft(stage) => all.draft = Some(stage),
                 Stage::Accept(stage) => all.accept = Some(stage),
                 Stage::WeightEdit(stage) => all.weight_edits.push(stage),

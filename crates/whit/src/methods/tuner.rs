@@ -6,7 +6,31 @@
 //! of them would have come. Times are known only for sizes that were run; a size that was not (or not
 //! lately) is taken to cost no more than the next smaller one, so promising sizes get tried.
 
-use super::Verified;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Access, Claim, Kind, Knob, Knobs, Resource, StageKind, Value, Verified};
+
+/// The stage of methods that draft.
+pub const STAGES: &[StageKind] = &[StageKind::Draft];
+
+/// The claims of methods that draft.
+pub const CLAIMS: &[Claim] = &[
+    Claim { resource: Resource::Draft, access: Access::Own },
+    Claim { resource: Resource::Acceptance, access: Access::Read },
+];
+
+/// The knob that switches tuning off.
+pub const fn tune(help: &'static str) -> Knob {
+    Knob { name: "tune", kind: Kind::Flag, default: Value::Flag(true), off: None, help }
+}
+
+/// The help of [`tune`] for chains of tokens.
+pub const TUNE_TOKENS: &str =
+    "fit the number of tokens to this machine while running, and stop drafting where it does not pay";
+
+/// The help of [`tune`] for trees.
+pub const TUNE_TREE: &str =
+    "fit the tree to this machine while running, and stop drafting where it does not pay";
 
 /// The share of a new measurement in the running averages.
 const SHARE: f64 = 0.15;
@@ -22,6 +46,62 @@ const MARGIN: f64 = 1.03;
 pub struct Tuner {
     sizes: Vec<Size>,
     step: usize,
+}
+
+/// How much to draft: what a tuner that all sequences share finds best, or always the most.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    most: usize,
+    tuner: Option<Arc<Mutex<Tuner>>>,
+}
+
+impl Tuned {
+    /// At most `most` nodes; of `sizes`, the smaller ones are tried too if the knob [`tune`] is on.
+    pub fn new(knobs: &Knobs, sizes: &[usize], most: usize) -> Self {
+        let smaller = sizes.iter().copied().filter(|&size| size < most);
+        let sizes: Vec<usize> = smaller.chain([most]).collect();
+        let tuner = knobs.flag("tune").then(|| Arc::new(Mutex::new(Tuner::new(&sizes))));
+        Self { most, tuner }
+    }
+
+    /// The most nodes.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Whether it always is the most, so that nothing need be judged.
+    pub fn is_fixed(&self) -> bool {
+        self.tuner.is_none()
+    }
+
+    /// How many nodes to draft next.
+    pub fn nodes(&self) -> usize {
+        self.tuner().map_or(self.most, |tuner| tuner.choose())
+    }
+
+    /// Whether drafting was found not to pay.
+    pub fn is_off(&self) -> bool {
+        self.tuner().is_some_and(|tuner| tuner.choose() == 0)
+    }
+
+    /// Records how long a pass with `nodes` drafted nodes took.
+    pub fn timed(&self, nodes: usize, seconds: f64) {
+        if let Some(mut tuner) = self.tuner() {
+            tuner.timed(nodes, seconds);
+        }
+    }
+
+    /// Records how many nodes of the draft of each size were, or would have been, accepted.
+    pub fn judged(&self, accepted: impl Fn(usize) -> usize) {
+        if let Some(mut tuner) = self.tuner() {
+            let sizes: Vec<usize> = tuner.sizes().collect();
+            tuner.judged(sizes.into_iter().map(accepted));
+        }
+    }
+
+    fn tuner(&self) -> Option<MutexGuard<'_, Tuner>> {
+        self.tuner.as_ref().map(|tuner| tuner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What came of the drafts of one sequence.

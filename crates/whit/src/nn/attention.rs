@@ -2,6 +2,8 @@
 //! [`Attend`]; whether they go through a cache, a sparse pattern or a training batch is decided there,
 //! so no model has attention of its own and every method reaches all of them.
 
+use std::ops::Range;
+
 use burn::tensor::{Bool, Tensor};
 use whit_kernels::attention::{self, Options};
 use whit_kernels::block_ffn::Reach;
@@ -43,6 +45,9 @@ impl Port {
     pub const ALL: [Self; 4] = [Self::Attention, Self::Output, Self::FeedForward, Self::Down];
 }
 
+/// The scores over the vocabulary of a range of rows.
+pub type Logits<'a> = dyn Fn(Range<usize>) -> Tensor<2> + 'a;
+
 /// Carries out the attention of a forward pass.
 pub trait Attend {
     /// Attention of `queries` `[tokens, heads, head_dim]` over `keys` and `values`
@@ -58,6 +63,25 @@ pub trait Attend {
     /// Sees the rows `[tokens, inputs]` that go into the linear layers of `port` in layer `layer`.
     fn entering(&mut self, layer: usize, port: Port, rows: &Tensor<2>) {
         let _ = (layer, port, rows);
+    }
+
+    /// Whether some rows may go no further than in front of layer `layer`.
+    fn may_leave(&self, layer: usize) -> bool {
+        let _ = layer;
+        false
+    }
+
+    /// Which of the rows that are still on their way go no further, given their states `[rows, width]` in front
+    /// of layer `layer` and what the model would say of some of them there: `[rows, vocab_size]`.
+    fn leave(&mut self, layer: usize, hidden: &Tensor<2>, logits: &Logits<'_>) -> Vec<bool> {
+        let _ = (layer, logits);
+        vec![false; hidden.dims()[0]]
+    }
+
+    /// Takes keys and values `[tokens, kv_heads, head_dim]` of the rows that just left, for a layer that they
+    /// skip.
+    fn fill(&mut self, site: &Site, keys: Tensor<3>, values: Tensor<3>) {
+        let _ = (site, keys, values);
     }
 
     /// Sees the router of a layer's block of experts; says which experts are read for which tokens.

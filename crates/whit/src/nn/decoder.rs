@@ -8,6 +8,7 @@ use super::activation::Activation;
 use super::attention::{Attend, Port, Site};
 use super::block_ffn::{BlockFfn, BlockFfnConfig};
 use super::embedding::Embedding;
+use super::exits::Passing;
 use super::experts::Experts;
 use super::latent::{LatentAttention, LatentConfig};
 use super::linear::Linear;
@@ -217,14 +218,30 @@ impl Decoder {
 
     /// Runs the blocks; returns the normalised hidden states `[tokens, width]`.
     pub fn forward(&self, tokens: Tokens<'_>, attend: &mut dyn Attend) -> Tensor<2> {
-        let mut stream = Residual::new(self.embed(tokens));
-        let angles = self.config.angles(tokens);
+        let mut passing = Passing::new(self.embed(tokens), self.config.angles(tokens));
         for (index, layer) in self.layers.iter().enumerate() {
-            attend.observe(index, &mut || stream.sum());
-            layer.forward(&mut stream, angles.as_ref(), attend);
+            attend.observe(index, &mut || passing.stream.sum());
+            passing.part(self, index, attend);
+            if passing.is_over() {
+                return passing.finish(self);
+            }
+            layer.forward(&mut passing.stream, passing.angles.as_ref(), attend);
         }
-        attend.observe(self.layers.len(), &mut || stream.sum());
-        stream.norm(&self.norm)
+        attend.observe(self.layers.len(), &mut || passing.stream.sum());
+        passing.finish(self)
+    }
+
+    /// The norm behind the last layer.
+    pub fn last_norm(&self) -> &Norm {
+        &self.norm
+    }
+
+    /// Gives the layers from `first` on the keys and values that they make of the states `[tokens, width]`.
+    pub fn fill(&self, first: usize, hidden: &Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) {
+        for layer in &self.layers[first..] {
+            let x = layer.input_layernorm.forward(hidden.clone());
+            layer.self_attn.fill(x, angles, attend);
+        }
     }
 
     /// Scores over the vocabulary for hidden states: `[tokens, vocab_size]`.
@@ -334,6 +351,13 @@ impl Attention {
         }
     }
 
+    fn fill(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) {
+        match self {
+            Self::Heads(attention) => attention.fill(x, angles, attend),
+            Self::Latent(attention) => attention.fill(x, angles, attend),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Heads(SelfAttention { q_proj, k_proj, v_proj, o_proj, .. }) => {
@@ -402,6 +426,14 @@ impl SelfAttention {
         let mixed = attend.attend(site, q, k, v);
         attend.entering(site.layer, Port::Output, &mixed);
         self.o_proj.forward(mixed)
+    }
+
+    /// Hands over keys and values without asking for the attention.
+    fn fill(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) {
+        let (tokens, site) = (x.dims()[0], &self.site);
+        let [k, v] = Linear::forward_many([&self.k_proj, &self.v_proj], x);
+        let k = place(k.reshape([tokens, site.kv_heads, site.head_dim]), &self.k_norm, angles);
+        attend.fill(site, k, v.reshape([tokens, site.kv_heads, site.head_dim]));
     }
 }
 

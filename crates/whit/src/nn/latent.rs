@@ -95,13 +95,29 @@ impl LatentAttention {
     /// `[tokens, width]` to `[tokens, width]`.
     pub fn forward(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) -> Tensor<2> {
         let (tokens, heads) = (x.dims()[0], self.site.heads);
-        let LatentConfig { rank, nope, rope, value, .. } = self.latent;
+        let LatentConfig { nope, rope, value, .. } = self.latent;
         let [latent, compressed] = Linear::forward_many([&self.q_a_proj, &self.kv_a_proj_with_mqa], x);
         let queries = self.q_b_proj.forward(self.q_a_layernorm.forward(latent));
         let queries = queries.reshape([tokens, heads, nope + rope]);
         let turned = rotate(queries.clone().slice([0..tokens, 0..heads, nope..nope + rope]), angles);
         let queries = Tensor::cat(vec![queries.slice([0..tokens, 0..heads, 0..nope]), turned], 2);
 
+        let (keys, values) = self.expand(compressed, angles);
+        let mixed = attend.attend(&self.site, queries, keys, values).reshape([tokens, heads, nope + rope]);
+        let mixed = mixed.slice([0..tokens, 0..heads, 0..value]).reshape([tokens, heads * value]);
+        self.o_proj.forward(mixed)
+    }
+
+    /// Hands over keys and values without asking for the attention.
+    pub fn fill(&self, x: Tensor<2>, angles: Option<&Angles>, attend: &mut dyn Attend) {
+        let (keys, values) = self.expand(self.kv_a_proj_with_mqa.forward(x), angles);
+        attend.fill(&self.site, keys, values);
+    }
+
+    /// The keys and values `[tokens, heads, nope + rope]` of compressed rows.
+    fn expand(&self, compressed: Tensor<2>, angles: Option<&Angles>) -> (Tensor<3>, Tensor<3>) {
+        let (tokens, heads) = (compressed.dims()[0], self.site.heads);
+        let LatentConfig { rank, nope, rope, value, .. } = self.latent;
         let shared = compressed.clone().slice([0..tokens, rank..rank + rope]).reshape([tokens, 1, rope]);
         let shared = rotate(shared, angles).repeat_dim(1, heads);
         let latent = self.kv_a_layernorm.forward(compressed.slice([0..tokens, 0..rank]));
@@ -110,10 +126,7 @@ impl LatentAttention {
         let values = expanded.slice([0..tokens, 0..heads, nope..nope + value]);
         let filling = Tensor::zeros([tokens, heads, nope + rope - value], &values.device());
         let values = Tensor::cat(vec![values, filling], 2);
-
-        let mixed = attend.attend(&self.site, queries, keys, values).reshape([tokens, heads, nope + rope]);
-        let mixed = mixed.slice([0..tokens, 0..heads, 0..value]).reshape([tokens, heads * value]);
-        self.o_proj.forward(mixed)
+        (keys, values)
     }
 
     /// The bytes that the large weights hold.

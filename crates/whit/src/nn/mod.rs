@@ -7,6 +7,7 @@ pub mod chimera;
 pub mod decoder;
 pub mod embedding;
 pub mod encoder;
+pub mod exits;
 pub mod experts;
 pub mod inventory;
 pub mod latent;

@@ -6,7 +6,7 @@
 
 use std::f32::consts::TAU;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use whit_kernels::op::{self, Host};
 use whit_kernels::rotary::{self, Style};
 
@@ -82,6 +82,18 @@ impl Angles {
     pub fn rotate(&self, heads: Tensor<3>) -> Tensor<3> {
         rotary::apply(heads, self.cos.clone(), self.sin.clone(), Style::Halves)
     }
+
+    /// Those of some tokens.
+    pub fn select(&self, tokens: &[usize]) -> Self {
+        Self { cos: rows(&self.cos, tokens), sin: rows(&self.sin, tokens) }
+    }
+}
+
+/// Some rows of a matrix.
+pub(crate) fn rows(matrix: &Tensor<2>, wanted: &[usize]) -> Tensor<2> {
+    let wanted: Vec<i64> = wanted.iter().map(|&row| row as i64).collect();
+    let device = matrix.device();
+    matrix.clone().select(0, Tensor::<1, Int>::from_ints(wanted.as_slice(), &device))
 }
 
 impl RotaryConfig {

@@ -1,68 +1,9 @@
-//! Linear algebra in `f64` on dense row-major matrices: triangular factors, least squares and singular values.
+//! Linear algebra in `f64` on dense row-major matrices: triangular systems, least squares and singular values.
+//! The triangular factors are those of [`cholesky`](super::cholesky).
 
 use whit_kernels::parallel;
 
-/// The upper triangular `U` with `H^-1 = U^T U`, for a positive definite `H` of size `n`; none where
-/// `H` is not. `H = R R^T` is factorised from the last row up, then `U = R^-1`.
-pub fn inverse_root(h: &[f64], n: usize) -> Option<Vec<f64>> {
-    Some(invert_upper(&upper_root(h, n)?, n))
-}
-
-/// The upper triangular `R` with `H = R R^T`.
-fn upper_root(h: &[f64], n: usize) -> Option<Vec<f64>> {
-    let mut root = vec![0.0; n * n];
-    for j in (0..n).rev() {
-        let after = j + 1..n;
-        let row = root[j * n..(j + 1) * n].to_vec();
-        let pivot = h[j * n + j] - dot(&row[after.clone()], &row[after.clone()]);
-        if !(pivot > 0.0 && pivot.is_finite()) {
-            return None;
-        }
-        let pivot = pivot.sqrt();
-        root[j * n + j] = pivot;
-        for i in 0..j {
-            let sum = dot(&root[i * n..][after.clone()], &row[after.clone()]);
-            root[i * n + j] = (h[i * n + j] - sum) / pivot;
-        }
-    }
-    Some(root)
-}
-
-/// The inverse of an upper triangular matrix.
-fn invert_upper(upper: &[f64], n: usize) -> Vec<f64> {
-    let mut inverse = vec![0.0; n * n];
-    for i in (0..n).rev() {
-        let (head, below) = inverse.split_at_mut((i + 1) * n);
-        let row = &mut head[i * n..];
-        let pivot = upper[i * n + i];
-        row[i] = 1.0 / pivot;
-        for k in i + 1..n {
-            let factor = -upper[i * n + k] / pivot;
-            let other = &below[(k - i - 1) * n..][k..n];
-            row[k..].iter_mut().zip(other).for_each(|(value, other)| *value += factor * other);
-        }
-    }
-    inverse
-}
-
-/// The lower triangular `L` with `H = L L^T`, for a positive definite `H`; none where `H` is not.
-pub fn cholesky(h: &[f64], n: usize) -> Option<Vec<f64>> {
-    let mut lower = vec![0.0; n * n];
-    for i in 0..n {
-        let (above, rest) = lower.split_at_mut(i * n);
-        let row = &mut rest[..n];
-        for j in 0..i {
-            let other = &above[j * n..][..j + 1];
-            row[j] = (h[i * n + j] - dot(&row[..j], &other[..j])) / other[j];
-        }
-        let pivot = h[i * n + i] - dot(&row[..i], &row[..i]);
-        if !(pivot > 0.0 && pivot.is_finite()) {
-            return None;
-        }
-        row[i] = pivot.sqrt();
-    }
-    Some(lower)
-}
+use super::cholesky::dot;
 
 /// Solves `L L^T x = b` for the rows of `rows` `[count, n]`, each a `b`, in place.
 pub fn solve_rows(lower: &[f64], n: usize, rows: &mut [f64]) {
@@ -184,19 +125,10 @@ fn pair(matrix: &mut [f64], first: usize, second: usize, columns: usize) -> [&mu
     [&mut head[first * columns..][..columns], &mut tail[..columns]]
 }
 
-/// Eight sums side by side, which the compiler keeps in vectors.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let mut sums = [0.0; 8];
-    for (a, b) in a.iter().zip(b) {
-        (0..8).for_each(|lane| sums[lane] += a[lane] * b[lane]);
-    }
-    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shrink::cholesky::lower;
 
     fn noise(count: usize) -> Vec<f64> {
         (0..count).map(|i| ((i * i * 31 + i * 17) % 1009) as f64 / 1009.0 - 0.5).collect()
@@ -216,30 +148,16 @@ mod tests {
     }
 
     #[test]
-    fn roots_multiply_back() {
+    fn solutions_multiply_back() {
         let n = 13;
         let h = positive(n);
-        let mut identity = vec![0.0; n * n];
-        (0..n).for_each(|i| identity[i * n + i] = 1.0);
-        let u = inverse_root(&h, n).unwrap();
-        let inverse = product(&transpose(&u, n), &u, n, n);
-        assert_near(&product(&inverse, &h, n, n), &identity);
-        assert!((0..n).all(|i| (0..i).all(|j| u[i * n + j] == 0.0)));
-        let l = cholesky(&h, n).unwrap();
-        assert_near(&product(&l, &transpose(&l, n), n, n), &h);
+        let l = lower(&h, n).unwrap();
         let mut rows = noise(2 * n);
         solve_rows(&l, n, &mut rows);
         assert_near(&product(&rows, &h, n, n), &noise(2 * n));
         let mut rows = noise(2 * n);
         divide_rows(&l, n, &mut rows);
         assert_near(&product(&rows, &l, n, n), &noise(2 * n));
-    }
-
-    #[test]
-    fn what_is_not_positive_has_no_root() {
-        for h in [vec![1.0, 2.0, 2.0, 1.0], vec![0.0; 4], vec![f64::NAN; 4]] {
-            assert!(inverse_root(&h, 2).is_none() && cholesky(&h, 2).is_none());
-        }
     }
 
     #[test]

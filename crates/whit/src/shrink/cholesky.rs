@@ -53,7 +53,8 @@ pub fn upper_of_inverse(matrix: &[f64], size: usize) -> Option<Vec<f64>> {
     Some(upper)
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// Eight sums side by side, which the compiler keeps in vectors.
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut lanes = [0.0; 8];
     for (a, b) in a.0.iter().zip(b.0) {
@@ -103,6 +104,7 @@ mod tests {
     fn what_is_not_positive_definite_has_no_factor() {
         assert_eq!(lower(&[1.0, 2.0, 2.0, 1.0], 2), None);
         assert_eq!(upper_of_inverse(&[0.0], 1), None);
+        assert_eq!(lower(&[0.0; 4], 2), None);
         assert_eq!(lower(&[f64::NAN], 1), None);
     }
 }

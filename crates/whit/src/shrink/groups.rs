@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::algebra::{cholesky, solve_rows};
+use super::algebra::solve_rows;
+use super::cholesky::lower;
 use super::pattern::lowest;
 use super::{Block, Form, ShrinkError, Statistics, Weight};
 
@@ -63,7 +64,7 @@ pub fn refit(values: &[f32], inputs: usize, kept: &[usize], seen: &Statistics) -
         .collect();
     let mean = (0..count).map(|i| own[i * count + i]).sum::<f64>() / count.max(1) as f64;
     (0..count).for_each(|i| own[i * count + i] += DAMPING * mean);
-    let lower = cholesky(&own, count)?;
+    let lower = lower(&own, count)?;
     let mut sides = Vec::with_capacity(values.len() / inputs * count);
     for row in values.chunks_exact(inputs) {
         let side = |&j: &usize| -> f64 {

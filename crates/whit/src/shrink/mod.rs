@@ -17,6 +17,7 @@
 pub mod algebra;
 mod block;
 pub mod cholesky;
+mod corrections;
 mod error;
 mod form;
 pub mod grid;
@@ -36,6 +37,7 @@ pub mod text;
 pub mod write;
 
 pub use block::{Block, Weight};
+pub use corrections::Corrections;
 pub use error::ShrinkError;
 pub use form::{Form, Levels};
 pub use report::{Line, Report, relative_error};

@@ -12,7 +12,7 @@ use super::induction::Seeded;
 use super::run::{Objective, Settings};
 use super::sparsity::{Guide, Scores, Sparsity};
 use super::windows::{Batch, Growth, Position, Shape, Windows};
-use super::{TrainError, vocabulary, write_whole};
+use super::{TrainError, exits, vocabulary, write_whole};
 use crate::models;
 use crate::nn::attention::{Attend, Batched};
 use crate::nn::decoder::{Decoder, DecoderConfig, Tokens};
@@ -41,6 +41,8 @@ pub struct LanguageRecipe {
     pub seeded: bool,
     /// The losses of BlockFFN's routers, where the model has them.
     pub sparsity: Option<Sparsity>,
+    /// Whether every layer learns to say the next token, for a model that may end early.
+    pub exits: bool,
     /// How much text is taken.
     pub limits: Limits,
     /// Every random choice follows from it.
@@ -119,6 +121,8 @@ pub struct Language {
     pub fingerprint: u64,
     /// The losses of the routers, with what makes them what they are.
     pub guide: Option<(Sparsity, Guide)>,
+    /// Whether every layer learns to say the next token.
+    pub exits: bool,
 }
 
 impl Language {
@@ -137,7 +141,7 @@ impl Language {
         let train = windows(corpus.train, recipe.growth, recipe.task_share, recipe.echo_share)?;
         let held_out = windows(corpus.held_out, None, 0.0, 0.0)?;
         let guide = recipe.sparsity.map(|sparsity| (sparsity, Guide::new(sparsity)));
-        Ok(Self { tokenizer, train, held_out, fingerprint, guide })
+        Ok(Self { tokenizer, train, held_out, fingerprint, guide, exits: recipe.exits })
     }
 }
 
@@ -146,7 +150,9 @@ impl Objective for Language {
 
     fn loss(&self, model: &Decoder, position: Position) -> Result<Tensor<1>, TrainError> {
         let batch = self.train.batch(&self.tokenizer, position)?;
-        let Some((_, guide)) = &self.guide else { return Ok(loss(model, &batch)) };
+        let Some((_, guide)) = &self.guide else {
+            return Ok(if self.exits { exits::loss(model, &batch) } else { loss(model, &batch) });
+        };
         let mut scores = Scores::of(batch.shape.rows);
         let logits = logits_through(model, &batch.inputs, batch.shape, &mut scores);
         let guided =
@@ -182,6 +188,7 @@ impl Objective for Language {
         let growth = growth
             .map_or(String::new(), |Growth { first, until }| format!(" from {first} until step {until}"));
         let guide = self.guide.as_ref().map_or(String::new(), |(sparsity, _)| format!(", {sparsity:?}"));
+        let guide = if self.exits { guide + ", a loss at every layer" } else { guide };
         format!(
             "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, echoes {echo_share}, seed {seed}{guide}",
             self.fingerprint

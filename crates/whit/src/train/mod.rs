@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod distill;
 pub mod drafter;
 pub mod evaluate;
+pub mod exits;
 pub mod export;
 pub mod induction;
 pub mod language;

@@ -3,34 +3,29 @@
 use std::fmt::Write;
 
 use super::log::Record;
+use crate::measure::sheet;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 420.0;
 const MARGIN: f64 = 56.0;
 
-/// A curve: its name, its colour, and its points (step, loss).
+/// A curve: its name, its class in the page's style, and its points (step, loss).
 struct Curve {
     name: &'static str,
-    colour: &'static str,
+    class: &'static str,
     points: Vec<(f64, f64)>,
 }
 
 /// An HTML page with the training loss (a moving average) and the held-out loss over the steps.
 pub fn page(title: &str, records: &[Record]) -> String {
-    let svg = drawing(&curves(records));
-    let title = title.replace('&', "&amp;").replace('<', "&lt;");
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-         <body style=\"font:15px system-ui,sans-serif;max-width:900px;margin:2em auto\"><h1>{title}</h1>{svg}\
-         </body></html>\n"
-    )
+    sheet::page(title, "", &(sheet::heading(title) + &drawing(&curves(records))))
 }
 
 fn curves(records: &[Record]) -> [Curve; 2] {
     let held_out = records.iter().filter_map(|r| Some((r.step as f64, f64::from(r.held_out?)))).collect();
     [
-        Curve { name: "training loss", colour: "#7a9cc6", points: smoothed(records) },
-        Curve { name: "held-out loss", colour: "#c0392b", points: held_out },
+        Curve { name: "training loss", class: "first", points: smoothed(records) },
+        Curve { name: "held-out loss", class: "second", points: held_out },
     ]
 }
 
@@ -49,17 +44,15 @@ fn drawing(curves: &[Curve]) -> String {
     let top = points().map(|point| point.1).fold(0.0, f64::max).ceil().max(1.0);
     let x = |step: f64| MARGIN + step / last * (WIDTH - 2.0 * MARGIN);
     let y = |loss: f64| HEIGHT - MARGIN - loss / top * (HEIGHT - 2.0 * MARGIN);
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" font-size=\"12\">"
-    );
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=img aria-label=\"loss over steps\">");
     for tick in 0..=4 {
         let (step, loss) = (last * f64::from(tick) / 4.0, top * f64::from(tick) / 4.0);
         let (left, right, low) = (MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN + 18.0);
         let _ = write!(
             svg,
-            "<line x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{label}\" y=\"{y:.1}\" text-anchor=\"end\">{loss:.2}</text>\
-             <text x=\"{x:.1}\" y=\"{low}\" text-anchor=\"middle\">{step:.0}</text>",
+            "<line x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" class=grid />\
+             <text x=\"{label}\" y=\"{y:.1}\" class=end>{loss:.2}</text>\
+             <text x=\"{x:.1}\" y=\"{low}\" class=middle>{step:.0}</text>",
             y = y(loss),
             x = x(step),
             label = left - 6.0,
@@ -68,12 +61,12 @@ fn drawing(curves: &[Curve]) -> String {
     for (row, curve) in curves.iter().enumerate() {
         let path: Vec<_> =
             curve.points.iter().map(|&(step, loss)| format!("{:.1},{:.1}", x(step), y(loss))).collect();
-        let Curve { name, colour, .. } = curve;
+        let Curve { name, class, .. } = curve;
         let (left, low) = (WIDTH - MARGIN - 110.0, MARGIN + 18.0 * row as f64);
         let _ = write!(
             svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"/>\
-             <text x=\"{left}\" y=\"{low}\" fill=\"{colour}\">{name}</text>",
+            "<polyline points=\"{}\" class={class} />\
+             <text x=\"{left}\" y=\"{low}\" class={class}>{name}</text>",
             path.join(" ")
         );
     }

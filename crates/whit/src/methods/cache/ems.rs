@@ -139,6 +139,10 @@ to equal lengths; here every head is a task of its own, with the same class of z
 Layers with a sliding window keep their rows, for the kernel tells those apart by where they lie.";
 
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
+    Ok(Arc::new(rule(knobs, model)?))
+}
+
+fn rule(knobs: &Knobs, model: &ModelFacts) -> Result<Rule, MethodError> {
     let window = knobs.int("recent");
     let local = Local { window, reach: knobs.int("pool") };
     let scorer: Arc<dyn Scorer> = match knobs.choice("score") {
@@ -162,80 +166,12 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
         keys: knobs.flag("keys"),
     });
     rule.floor = knobs.flag("adaptive").then_some(FLOOR);
-    Ok(Arc::new(rule))
+    Ok(rule)
 }
 
 /// The share of an even budget that every head gets when rows are dealt out by score.
 const FLOOR: f64 = 0.2;
 
 #[cfg(test)]
-mod tests {
-    use crate::generate::cache::HeadRows;
-    use crate::methods::eviction::testing::{driven, positions, refusal};
-    use crate::methods::scores::norm;
-    use crate::methods::{Knobs, Value};
-
-    fn same(a: &[HeadRows], b: &[HeadRows]) -> bool {
-        let rows = |head: &HeadRows| -> Vec<f32> {
-            (0..head.len()).flat_map(|row| [head.key(row), head.value(row)].concat()).collect()
-        };
-        a.iter().zip(b).all(|(a, b)| a.positions() == b.positions() && rows(a) == rows(b))
-    }
-
-    #[test]
-    fn a_prompt_within_the_budget_is_left_alone() {
-        assert!(same(&driven("ems:budget=40,recent=4", 40, 0), &driven("ems:budget=4096,recent=4", 40, 0)));
-        assert_eq!(positions("ems:budget=40,recent=4", 40, 0)[0].len(), 40);
-    }
-
-    #[test]
-    fn above_one_it_is_eviction_by_the_same_score() {
-        for steps in [0, 3, 20] {
-            let evict = driven("ems:budget=8,recent=2,slack=5,tau=1.01,rho=0,score=local", 40, steps);
-            let plain = driven("snapkv:budget=8,recent=2,slack=5,pool=0", 40, steps);
-            assert!(same(&evict, &plain), "{steps} steps");
-        }
-        let evict = driven("ems:budget=8,recent=4,tau=1.01,rho=0,score=global", 40, 0);
-        assert!(same(&evict, &driven("h2o:budget=8,recent=0.5", 40, 0)));
-    }
-
-    /// Key 9 is a centre; keys of one direction and values of one direction differ in length only.
-    #[test]
-    fn merging_keeps_positions_and_weighs_values() {
-        let evicted = driven("ems:budget=6,recent=2,tau=1.01", 40, 0);
-        let merged = driven("ems:budget=6,recent=2,tau=0.5,rho=0", 40, 0);
-        let values = driven("ems:budget=6,recent=2,tau=0.5,rho=0,keys=false", 40, 0);
-        assert!(!same(&evicted, &merged));
-        for ((evicted, merged), values) in evicted.iter().zip(&merged).zip(&values) {
-            assert_eq!(evicted.positions(), merged.positions());
-            for row in 0..evicted.len() {
-                assert_eq!(evicted.key(row), values.key(row));
-                assert_eq!(merged.value(row), values.value(row));
-                let lengths = [norm(evicted.key(row)), norm(merged.key(row))];
-                assert!(lengths[1] >= 1.0 && lengths[1] <= 11.0, "{lengths:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn adaptive_heads_differ_and_keep_the_total() {
-        let lens: Vec<usize> =
-            positions("ems:budget=10,recent=2,adaptive", 40, 0).iter().map(Vec::len).collect();
-        assert_eq!(lens.iter().sum::<usize>(), 20);
-        let even: Vec<usize> = positions("ems:budget=10,recent=2", 40, 0).iter().map(Vec::len).collect();
-        assert_eq!(even, [10, 10]);
-    }
-
-    #[test]
-    fn budgets_and_knobs_that_do_not_fit_are_named() {
-        for budget in [1, 31, 32] {
-            let refusal = refusal(&format!("ems:budget={budget}"));
-            assert!(refusal.contains("budget") && refusal.contains("32"), "{refusal}");
-        }
-        for (knob, value) in [("tau", 0.0), ("tau", 1.02), ("rho", 1.0), ("rho", -0.1)] {
-            let failure =
-                Knobs::defaults(&super::SPEC).set(knob, Value::Float(value)).unwrap_err().to_string();
-            assert!(failure.contains("ems") && failure.contains(knob), "{failure}");
-        }
-    }
-}
+#[path = "../tests/ems.rs"]
+mod tests;

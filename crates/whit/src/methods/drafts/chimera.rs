@@ -5,15 +5,14 @@
 //! offset turns the two into draft logits, the best of which make a tree that one forward pass verifies.
 //! Acceptance is exact, so the output is the same as without it, token for token.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::methods::imitation::{Context, Imitator};
 use crate::methods::successors::{Template, top};
-use crate::methods::tuner::{Tally, Tuner};
+use crate::methods::tuner::{CLAIMS, STAGES, TUNE_TREE, Tally, Tuned, tune};
 use crate::methods::{
-    Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
-    Need, Paper, PromptRows, Resource, Room, SideWeights, Spec, Stage, StageKind, Stages, TokenTree, Value,
-    Verified,
+    Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Need, Paper,
+    PromptRows, Room, SideWeights, Spec, Stage, Stages, TokenTree, Value, Verified,
 };
 use crate::nn::chimera::{MAX_HEADS, head_name};
 use crate::nn::decoder::Decoder;
@@ -36,11 +35,8 @@ pub static SPEC: Spec = Spec {
               the last three, and one trained layer over the hidden states that the model has already computed. \
               Its drafts form a tree that one forward pass verifies, exactly.",
     long: LONG,
-    stages: &[StageKind::Draft],
-    claims: &[
-        Claim { resource: Resource::Draft, access: Access::Own },
-        Claim { resource: Resource::Acceptance, access: Access::Read },
-    ],
+    stages: STAGES,
+    claims: CLAIMS,
     knobs: &[
         Knob {
             name: "tree",
@@ -49,13 +45,7 @@ pub static SPEC: Spec = Spec {
             off: Some(Value::Int(0)),
             help: "most drafted tokens a step; 25 is the authors' tree, smaller ones are its likeliest nodes",
         },
-        Knob {
-            name: "tune",
-            kind: Kind::Flag,
-            default: Value::Flag(true),
-            off: None,
-            help: "fit the tree to this machine while running, and stop drafting where it does not pay",
-        },
+        tune(TUNE_TREE),
     ],
     needs: &[Need::Weights(
         "a drafter made by `whit train chimera --model DIR`, as `--weights chimera=FILE`",
@@ -123,10 +113,9 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
         let reason = format!("its tree has {depth} levels, but the weights hold {heads} heads");
         return Err(knobs.unfit("tree", reason));
     }
-    let sizes: Vec<usize> = SIZES.into_iter().filter(|&size| size < tree).collect();
-    let tuner = knobs.flag("tune").then(|| Mutex::new(Tuner::new(&[sizes, vec![tree]].concat())));
-    let shared = Shared { weights: weights.clone(), imitator: Mutex::new(None), tuner };
-    Ok(Arc::new(Chimera { template: Arc::new(template), tree, depth, shared: Arc::new(shared) }))
+    let tuned = Tuned::new(knobs, &SIZES, tree);
+    let shared = Shared { weights: weights.clone(), imitator: Mutex::new(None) };
+    Ok(Arc::new(Chimera { template: Arc::new(template), tuned, depth, shared: Arc::new(shared) }))
 }
 
 /// Checks the shapes of the weights against the model; returns the number of heads.
@@ -157,7 +146,8 @@ fn bad(weights: &SideWeights, error: &VarsError) -> MethodError {
 #[derive(Clone, Debug)]
 struct Chimera {
     template: Arc<Template>,
-    tree: usize,
+    /// How many nodes to draft.
+    tuned: Tuned,
     /// Levels of the tree.
     depth: usize,
     shared: Arc<Shared>,
@@ -169,13 +159,11 @@ struct Shared {
     weights: SideWeights,
     /// Built when the first sequence meets the model.
     imitator: Mutex<Option<Arc<Imitator>>>,
-    /// What was learned about this machine.
-    tuner: Option<Mutex<Tuner>>,
 }
 
 impl Shared {
     fn imitator(&self, target: &Decoder) -> Result<Arc<Imitator>, MethodError> {
-        let mut place = lock(&self.imitator);
+        let mut place = self.imitator.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(imitator) = &*place {
             return Ok(Arc::clone(imitator));
         }
@@ -197,7 +185,7 @@ impl Method for Chimera {
     }
 
     fn expect(&self) -> String {
-        let (nodes, origin) = (self.tree + 1, &self.shared.weights.origin);
+        let (nodes, origin) = (self.tuned.most() + 1, &self.shared.weights.origin);
         format!("up to {nodes} tokens verified a forward pass; drafts of {} levels by {origin}", self.depth)
     }
 }
@@ -252,32 +240,30 @@ impl Draft for Beside {
         let row = |&node: &usize| &verified.hidden[node * width..(node + 1) * width];
         let accepted: Vec<f32> = verified.accepted.path.iter().flat_map(row).copied().collect();
         self.see(&accepted);
-        if let Some(tuner) = &self.method.shared.tuner {
-            lock(tuner).timed(verified.tree.len() - 1, verified.seconds);
-        }
+        self.method.tuned.timed(verified.tree.len() - 1, verified.seconds);
     }
 
     fn report(&self) -> String {
-        let tuner = self.method.shared.tuner.as_ref();
-        self.tally.report(tuner.is_some_and(|tuner| lock(tuner).choose() == 0))
+        self.tally.report(self.method.tuned.is_off())
     }
 }
 
 impl Beside {
     /// How many nodes to draft, by what earlier trees came to.
     fn nodes(&mut self, committed: &[u32]) -> usize {
-        let Some(tuner) = &self.method.shared.tuner else { return self.method.tree };
-        let (mut tuner, template) = (lock(tuner), &self.method.template);
-        let sizes: Vec<usize> = tuner.sizes().collect();
+        let Chimera { tuned, template, .. } = &self.method;
+        if tuned.is_fixed() {
+            return tuned.most();
+        }
         self.shadows.retain(|(at, tokens)| {
             let text = &committed[*at..];
             let known = text.len() >= template.depth();
             if known {
-                tuner.judged(sizes.iter().map(|&nodes| template.matched(tokens, nodes, text)));
+                tuned.judged(|nodes| template.matched(tokens, nodes, text));
             }
             !known
         });
-        tuner.choose()
+        tuned.nodes()
     }
 
     /// Takes in the hidden states of the tokens that follow.
@@ -286,10 +272,6 @@ impl Beside {
             context.see(imitator, hidden);
         }
     }
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

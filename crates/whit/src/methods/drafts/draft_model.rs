@@ -4,7 +4,7 @@
 //! large model alone, token for token; only the number of its passes falls. The small model keeps a
 //! cache of its own, from which rejected tokens are dropped.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use whit_kernels::op;
@@ -12,10 +12,10 @@ use whit_kernels::op;
 use crate::generate::cache::{CacheShape, KvCache};
 use crate::generate::forward::{self, Span};
 use crate::generate::sampler::argmax;
-use crate::methods::tuner::{Tally, Tuner};
+use crate::methods::tuner::{CLAIMS, STAGES, TUNE_TOKENS, Tally, Tuned, tune};
 use crate::methods::{
-    Access, Claim, Draft, DraftModel, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts,
-    ModelKind, Need, Paper, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
+    Draft, DraftModel, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
+    Need, Paper, Room, Spec, Stage, Stages, TokenTree, Value, Verified,
 };
 use crate::nn::decoder::Decoder;
 
@@ -35,11 +35,8 @@ pub static SPEC: Spec = Spec {
               lets a small model of the same vocabulary write a few tokens ahead and verifies them all in one \
               forward pass of the large one; what agrees is kept. The text is the large model's.",
     long: LONG,
-    stages: &[StageKind::Draft],
-    claims: &[
-        Claim { resource: Resource::Draft, access: Access::Own },
-        Claim { resource: Resource::Acceptance, access: Access::Read },
-    ],
+    stages: STAGES,
+    claims: CLAIMS,
     knobs: &[
         Knob {
             name: "tokens",
@@ -55,13 +52,7 @@ pub static SPEC: Spec = Spec {
             off: None,
             help: "end the draft before a token that the draft model finds less likely; 0 never does",
         },
-        Knob {
-            name: "tune",
-            kind: Kind::Flag,
-            default: Value::Flag(true),
-            off: None,
-            help: "fit the number of tokens to this machine while running, and stop drafting where it does not pay",
-        },
+        tune(TUNE_TOKENS),
     ],
     needs: &[Need::DraftModel("a smaller model with the same vocabulary, as `--draft-model`")],
     models: &[ModelKind::Decoder],
@@ -103,15 +94,11 @@ drafts are greedy and the walk is exact for each random stream, not only in dist
 are additions.";
 
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
-    let most = knobs.int("tokens");
-    let sizes: Vec<usize> = [1, 2, 3, 4, 6, 8, 12, 16, 24].into_iter().filter(|&size| size < most).collect();
-    let tuner = knobs.flag("tune").then(|| Arc::new(Mutex::new(Tuner::new(&[sizes, vec![most]].concat()))));
     Ok(Arc::new(Speculative {
         draft: model.draft_model(SPEC.id)?.clone(),
         vocabulary: model.vocabulary,
-        most,
         confidence: knobs.float("confidence") as f32,
-        tuner,
+        tuned: Tuned::new(knobs, &[1, 2, 3, 4, 6, 8, 12, 16, 24], knobs.int("tokens")),
     }))
 }
 
@@ -121,10 +108,9 @@ struct Speculative {
     draft: DraftModel,
     /// Ids that the model has; the draft model may have spare ones.
     vocabulary: usize,
-    most: usize,
     confidence: f32,
-    /// What was learned about this machine.
-    tuner: Option<Arc<Mutex<Tuner>>>,
+    /// How many tokens to draft.
+    tuned: Tuned,
 }
 
 impl Method for Speculative {
@@ -145,7 +131,7 @@ impl Method for Speculative {
         let origin = &self.draft.vocabulary.origin;
         format!(
             "up to {} tokens verified a forward pass; drafts by {origin} ({} layers, width {})",
-            self.most + 1,
+            self.tuned.most() + 1,
             facts.layers,
             facts.width
         )
@@ -172,7 +158,7 @@ impl Draft for Ahead {
         let Some(&root) = committed.last() else { return Ok(TokenTree::root(0)) };
         self.catching_up = 0.0;
         let decoder = Arc::clone(self.method.draft.decoder(SPEC.id)?);
-        let length = self.length().min(room).min(self.room(&decoder, committed));
+        let length = self.method.tuned.nodes().min(room).min(self.room(&decoder, committed));
         let mut tokens = vec![root];
         if length > 0 {
             self.draft(&decoder, committed, length, &mut tokens)?;
@@ -182,27 +168,19 @@ impl Draft for Ahead {
 
     fn learn(&mut self, verified: &Verified<'_>) {
         self.tally.add(verified);
-        let Some(tuner) = &self.method.tuner else { return };
         let (drafted, accepted) = (verified.tree.len() - 1, verified.accepted.path.len() - 1);
-        let mut tuner = tuner.lock().unwrap_or_else(PoisonError::into_inner);
-        tuner.timed(drafted, verified.seconds - self.catching_up);
+        self.method.tuned.timed(drafted, verified.seconds - self.catching_up);
         if drafted > 0 {
-            let sizes: Vec<usize> = tuner.sizes().collect();
-            tuner.judged(sizes.into_iter().map(|size| size.min(accepted)));
+            self.method.tuned.judged(|size| size.min(accepted));
         }
     }
 
     fn report(&self) -> String {
-        self.tally.report(self.method.tuner.is_some() && self.length() == 0)
+        self.tally.report(self.method.tuned.is_off())
     }
 }
 
 impl Ahead {
-    fn length(&self) -> usize {
-        let tuned = |tuner: &Arc<Mutex<Tuner>>| tuner.lock().unwrap_or_else(PoisonError::into_inner).choose();
-        self.method.tuner.as_ref().map_or(self.method.most, tuned)
-    }
-
     /// How many tokens the draft model can add before its context or its vocabulary ends.
     fn room(&self, decoder: &Decoder, committed: &[u32]) -> usize {
         let vocabulary = decoder.config().vocab_size;
@@ -245,7 +223,7 @@ impl Ahead {
         for chunk in committed[known..].chunks(CHUNK) {
             logits = self.read(decoder, chunk)?;
         }
-        if behind > self.method.most + 1 {
+        if behind > self.method.tuned.most() + 1 {
             self.catching_up = start.elapsed().as_secs_f64();
         }
         Ok(logits)

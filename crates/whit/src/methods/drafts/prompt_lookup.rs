@@ -4,12 +4,12 @@
 //! the output is the same as without it, token for token. It needs no draft model, no training and no
 //! memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::methods::tuner::{Tally, Tuner};
+use crate::methods::tuner::{CLAIMS, STAGES, TUNE_TOKENS, Tally, Tuned, tune};
 use crate::methods::{
-    Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
-    Paper, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
+    Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room,
+    Spec, Stage, Stages, TokenTree, Value, Verified,
 };
 
 /// The description of the method.
@@ -28,11 +28,8 @@ pub static SPEC: Spec = Spec {
               lookup finds the last few tokens in the text so far, proposes what followed them there, and \
               lets one forward pass verify it. It needs no draft model, no training and no memory.",
     long: LONG,
-    stages: &[StageKind::Draft],
-    claims: &[
-        Claim { resource: Resource::Draft, access: Access::Own },
-        Claim { resource: Resource::Acceptance, access: Access::Read },
-    ],
+    stages: STAGES,
+    claims: CLAIMS,
     knobs: &[
         Knob {
             name: "tokens",
@@ -55,13 +52,7 @@ pub static SPEC: Spec = Spec {
             off: None,
             help: "a match of fewer tokens is not trusted; more than `longest` means `longest`",
         },
-        Knob {
-            name: "tune",
-            kind: Kind::Flag,
-            default: Value::Flag(true),
-            off: None,
-            help: "fit the number of tokens to this machine while running, and stop drafting where it does not pay",
-        },
+        tune(TUNE_TOKENS),
     ],
     needs: &[],
     models: &[ModelKind::Decoder],
@@ -96,11 +87,10 @@ prompt, and the name, are Apoorv Saxena's (2023). Looking in the generated text 
 short ones in favour of the newest, drafts that continue themselves, and `tune` are additions.";
 
 fn build(knobs: &Knobs, _: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
-    let (longest, most) = (knobs.int("longest"), knobs.int("tokens"));
+    let longest = knobs.int("longest");
     let shortest = knobs.int("shortest").min(longest);
-    let sizes: Vec<usize> = [1, 2, 4, 8, 16, 32].into_iter().filter(|&size| size < most).collect();
-    let tuner = knobs.flag("tune").then(|| Arc::new(Mutex::new(Tuner::new(&[sizes, vec![most]].concat()))));
-    Ok(Arc::new(PromptLookup { longest, shortest, most, tuner }))
+    let tuned = Tuned::new(knobs, &[1, 2, 4, 8, 16, 32], knobs.int("tokens"));
+    Ok(Arc::new(PromptLookup { longest, shortest, tuned }))
 }
 
 /// The method, built for one model.
@@ -108,9 +98,8 @@ fn build(knobs: &Knobs, _: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> 
 struct PromptLookup {
     longest: usize,
     shortest: usize,
-    most: usize,
-    /// What was learned about this machine.
-    tuner: Option<Arc<Mutex<Tuner>>>,
+    /// How many tokens to draft.
+    tuned: Tuned,
 }
 
 impl Method for PromptLookup {
@@ -120,7 +109,7 @@ impl Method for PromptLookup {
     }
 
     fn expect(&self) -> String {
-        format!("up to {} tokens verified a forward pass where the text repeats", self.most + 1)
+        format!("up to {} tokens verified a forward pass where the text repeats", self.tuned.most() + 1)
     }
 }
 
@@ -136,48 +125,43 @@ struct Lookup {
 impl Draft for Lookup {
     fn propose(&mut self, committed: &[u32], room: usize) -> Result<TokenTree, MethodError> {
         let Some(&root) = committed.last() else { return Ok(TokenTree::root(0)) };
-        let PromptLookup { longest, shortest, most, .. } = self.method;
-        let found = lookup(committed, shortest..=longest, most);
+        let PromptLookup { longest, shortest, ref tuned } = self.method;
+        let found = lookup(committed, shortest..=longest, tuned.most());
         let length = self.length(committed, &found).min(room).min(found.len());
         Ok(TokenTree::chain([&[root], &found[..length]].concat())?)
     }
 
     fn learn(&mut self, verified: &Verified<'_>) {
         self.tally.add(verified);
-        if let Some(tuner) = &self.method.tuner {
-            let mut tuner = tuner.lock().unwrap_or_else(PoisonError::into_inner);
-            tuner.timed(verified.tree.len() - 1, verified.seconds);
-        }
+        self.method.tuned.timed(verified.tree.len() - 1, verified.seconds);
     }
 
     fn report(&self) -> String {
-        let tuner = self.method.tuner.as_ref();
-        let off =
-            |tuner: &Arc<Mutex<Tuner>>| tuner.lock().unwrap_or_else(PoisonError::into_inner).choose() == 0;
-        self.tally.report(tuner.is_some_and(off))
+        self.tally.report(self.method.tuned.is_off())
     }
 }
 
 impl Lookup {
     /// How much of `found` to draft, by what earlier drafts came to.
     fn length(&mut self, committed: &[u32], found: &[u32]) -> usize {
-        let Some(tuner) = &self.method.tuner else { return self.method.most };
-        let mut tuner = tuner.lock().unwrap_or_else(PoisonError::into_inner);
+        let tuned = &self.method.tuned;
+        if tuned.is_fixed() {
+            return tuned.most();
+        }
         self.shadows.retain(|(at, draft)| {
             let text = &committed[*at..];
             let agreed = draft.iter().zip(text).take_while(|(drafted, token)| drafted == token).count();
             // A draft that agrees with all the text so far may yet come further.
             let settled = agreed < text.len().min(draft.len()) || text.len() >= draft.len();
             if settled {
-                let sizes: Vec<usize> = tuner.sizes().collect();
-                tuner.judged(sizes.into_iter().map(|size| size.min(agreed)));
+                tuned.judged(|size| size.min(agreed));
             }
             !settled
         });
         if !found.is_empty() {
             self.shadows.push((committed.len(), found.to_vec()));
         }
-        tuner.choose()
+        tuned.nodes()
     }
 }
 

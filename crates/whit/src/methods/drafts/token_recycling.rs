@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::methods::successors::{Successors, Template};
 use crate::methods::table_file;
-use crate::methods::tuner::{Tally, Tuner};
+use crate::methods::tuner::{CLAIMS, STAGES, TUNE_TREE, Tally, Tuner, tune};
 use crate::methods::{
-    Access, Claim, Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind,
-    Paper, PromptRows, Resource, Room, Spec, Stage, StageKind, Stages, TokenTree, Value, Verified,
+    Draft, Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper,
+    PromptRows, Room, Spec, Stage, Stages, TokenTree, Value, Verified,
 };
 
 /// The description of the method.
@@ -35,11 +35,8 @@ pub static SPEC: Spec = Spec {
               tree of successors of successors, and lets one forward pass verify the whole tree. It \
               needs no draft model, no training and about a megabyte.",
     long: LONG,
-    stages: &[StageKind::Draft],
-    claims: &[
-        Claim { resource: Resource::Draft, access: Access::Own },
-        Claim { resource: Resource::Acceptance, access: Access::Read },
-    ],
+    stages: STAGES,
+    claims: CLAIMS,
     knobs: &[
         Knob {
             name: "tree",
@@ -48,13 +45,7 @@ pub static SPEC: Spec = Spec {
             off: Some(Value::Int(0)),
             help: "most drafted tokens a step; 80 is the paper's tree, smaller ones are its likeliest nodes",
         },
-        Knob {
-            name: "tune",
-            kind: Kind::Flag,
-            default: Value::Flag(true),
-            off: None,
-            help: "fit the tree to this machine while running, and stop drafting where it does not pay",
-        },
+        tune(TUNE_TREE),
         Knob {
             name: "k",
             kind: Kind::Int { min: 1, max: 8 },

@@ -4,6 +4,7 @@
 //! the encoder gives every token a probability of being kept, tokens are joined to words, and the best
 //! fraction stays in its order. The work itself is in [`crate::squeeze`]; here it becomes a method.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::load;
@@ -13,7 +14,7 @@ use crate::methods::{
 };
 use crate::models;
 use crate::nn::vars::Storage;
-use crate::squeeze::{Amount, Pooling, Scope, Settings, SqueezeError, Squeezer, shipped};
+use crate::squeeze::{Amount, Pooling, Scope, Settings, SqueezeError, Squeezed, Squeezer, shipped};
 
 /// The description of the method.
 pub static SPEC: Spec = Spec {
@@ -217,7 +218,8 @@ struct LlmLingua2 {
 
 impl Method for LlmLingua2 {
     fn begin(&self) -> Stages {
-        let cutter = Cutter { squeezer: Arc::clone(&self.squeezer), settings: self.settings.clone() };
+        let (squeezer, settings) = (Arc::clone(&self.squeezer), self.settings.clone());
+        let cutter = Cutter { squeezer, settings, stayed: Vec::new() };
         Stages::from_iter([Stage::PromptEdit(Box::new(cutter))])
     }
 
@@ -235,11 +237,13 @@ impl Method for LlmLingua2 {
     }
 }
 
-/// The state of one sequence: it needs none besides its settings.
+/// The state of one sequence.
 #[derive(Debug)]
 struct Cutter {
     squeezer: Arc<Squeezer>,
     settings: Settings,
+    /// The bytes of each part that stayed.
+    stayed: Vec<Vec<Range<usize>>>,
 }
 
 impl PromptEdit for Cutter {
@@ -249,12 +253,21 @@ impl PromptEdit for Cutter {
         let failed = |error: SqueezeError| MethodError::Failed { method: SPEC.id, reason: error.to_string() };
         let (squeezed, _) =
             self.squeezer.squeeze(&parts, &written.tokenizer, &self.settings).map_err(failed)?;
-        let texts: Vec<String> = squeezed.into_iter().map(|one| one.text).collect();
-        if texts.iter().all(|text| text.trim().is_empty()) {
+        if squeezed.iter().all(|one| one.text.trim().is_empty()) {
             return Ok(Edited::Unchanged);
         }
-        Ok(Edited::Parts(texts))
+        self.stayed = squeezed.iter().map(kept_bytes).collect();
+        Ok(Edited::Parts(squeezed.into_iter().map(|one| one.text).collect()))
     }
+
+    fn stayed(&self) -> &[Vec<Range<usize>>] {
+        &self.stayed
+    }
+}
+
+fn kept_bytes(squeezed: &Squeezed) -> Vec<Range<usize>> {
+    let kept = squeezed.words.iter().zip(&squeezed.kept).filter(|(_, kept)| **kept);
+    kept.map(|(word, _)| word.bytes.clone()).collect()
 }
 
 #[cfg(test)]

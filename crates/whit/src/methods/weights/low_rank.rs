@@ -11,7 +11,8 @@ use crate::methods::{
 };
 use crate::nn::attention::Port;
 use crate::nn::vars::{LOW_RANK_IN, LOW_RANK_OUT};
-use crate::shrink::algebra::{Svd, cholesky, divide_rows, product, svd, transpose};
+use crate::shrink::algebra::{Svd, divide_rows, product, svd, transpose};
+use crate::shrink::cholesky::lower;
 use crate::shrink::{Block, Form, Outcome, ShrinkError, Want, Weight};
 
 /// The description of the method.
@@ -196,9 +197,9 @@ const DAMPING: f64 = 1e-6;
 /// The lower Cholesky factor of second moments, which get a little more on the diagonal if they need it.
 fn positive_root(mut gram: Vec<f64>, n: usize) -> Option<Vec<f64>> {
     let mean = (0..n).map(|i| gram[i * n + i]).sum::<f64>() / n.max(1) as f64;
-    cholesky(&gram, n).or_else(|| {
+    lower(&gram, n).or_else(|| {
         (0..n).for_each(|i| gram[i * n + i] += DAMPING * mean);
-        cholesky(&gram, n)
+        lower(&gram, n)
     })
 }
 

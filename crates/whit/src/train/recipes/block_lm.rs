@@ -94,6 +94,7 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
         echo_share: 0.0,
         seeded: false,
         sparsity: None,
+        exits: false,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {

@@ -48,7 +48,7 @@ recipes! {
     block_lm: RECIPE PLAIN DENSE,
     distill: RECIPE,
     recall_lm: RECIPE DRAFT,
-    rust_lm: RECIPE,
+    rust_lm: RECIPE EXITS,
 }
 
 /// The recipe called `id`.

@@ -20,6 +20,12 @@ pub(super) const RECIPE: Recipe = Recipe {
     language,
 };
 
+pub(super) const EXITS: Recipe = Recipe {
+    id: "rust-lm-exits",
+    summary: "rust-lm with a loss at every layer, for the method early-exit",
+    language: || LanguageRecipe { exits: true, ..language() },
+};
+
 pub(super) fn language() -> LanguageRecipe {
     LanguageRecipe {
         config: json!({
@@ -49,6 +55,7 @@ pub(super) fn language() -> LanguageRecipe {
         echo_share: 0.15,
         seeded: true,
         sparsity: None,
+        exits: false,
         limits: Limits::default(),
         seed: 1,
         settings: Settings {
