@@ -13,6 +13,7 @@ llama-cpp-python.
 """
 
 import argparse
+import ctypes
 import subprocess
 import tempfile
 from pathlib import Path
@@ -22,6 +23,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from check_gguf import quantise
+
+# llama.cpp tells of every tensor that it quantises.
+quiet = llama_cpp.llama_log_callback(lambda *_: None)
+llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 OWN = ["f32", "f16", "q8_0", "q4_k_m"]
 PEERS = {
@@ -90,7 +95,7 @@ def main():
         for kind, ftype in PEERS.items():
             path = folder / f"peers-{kind}.gguf"
             quantise(folder / "f32.gguf", path, ftype, pure=False)
-            files.append((f"llama.cpp's {kind}", path, kind))
+            files.append((f"its own {kind}", path, kind))
         reader = llama_cpp.Llama(str(files[0][1]), vocab_only=True, verbose=False)
         ids = reader.tokenize(text.encode(), add_bos=False, special=False)
         step = len(ids) // arguments.windows
@@ -102,7 +107,7 @@ def main():
             for how in ["native", "f32"]:
                 own = ours(arguments.program, path, windows, folder, how)
                 failed |= report(name, how, own, peer, windows) < arguments.least
-        raise SystemExit(failed)
+        raise SystemExit(int(failed))
 
 
 if __name__ == "__main__":

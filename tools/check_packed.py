@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 CASES = [
     "gptq:bits=4,group=64,symmetric=true",
@@ -30,6 +30,12 @@ CASES = [
     "gptq:bits=8,group=64,symmetric=true",
     "rtn:bits=4,group=64",
 ]
+
+
+def read(path):
+    """All tensors as numpy's, numbers as f32 and words as they are."""
+    plain = lambda tensor: tensor.float() if tensor.is_floating_point() else tensor
+    return {name: plain(tensor).numpy() for name, tensor in load_file(path).items()}
 
 
 def levels(words, bits, axis):
@@ -49,7 +55,7 @@ def unpack(tensors, layer, settings):
     if settings.get("checkpoint_format", "gptq") == "gptq":
         zero += 1
     group = tensors[f"{layer}.g_idx"]
-    scale = tensors[f"{layer}.scales"].astype(np.float32)
+    scale = tensors[f"{layer}.scales"]
     return (scale[group] * (level - zero[group])).T.copy()
 
 
@@ -60,10 +66,10 @@ def shrink(program, model, method, target, *options):
 
 def forward(program, model, ids, folder):
     source, target = folder / "input.safetensors", folder / "output.safetensors"
-    save_file({"input_ids": ids.numpy()}, source)
+    save_file({"input_ids": ids}, source)
     command = [program, "forward", "--model", model, "--input", source, "--out", target, "--dtype", "f32"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return load_file(target)["logits"]
+    return read(target)["logits"]
 
 
 def reference(folder, matrices):
@@ -86,18 +92,17 @@ def check(arguments, method, folder):
     shrink(arguments.program, arguments.model, method, packed)
     shrink(arguments.program, arguments.model, method, dense, "--dense", "--type", "f32")
     settings = json.loads((packed / "config.json").read_text())["quantization_config"]
-    tensors, plain = load_file(packed / "model.safetensors"), load_file(dense / "model.safetensors")
+    tensors, plain = read(packed / "model.safetensors"), read(dense / "model.safetensors")
     layers = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
     matrices = {f"{layer}.weight": unpack(tensors, layer, settings) for layer in layers}
     worst = max(distance(matrices[name], plain[name]) for name in matrices)
-    rest = {name: value.astype(np.float32) for name, value in tensors.items() if name.rsplit(".", 1)[0] not in layers}
+    rest = {name: value for name, value in tensors.items() if name.rsplit(".", 1)[0] not in layers}
     ids = torch.randint(1, 2000, (2, 64), generator=torch.Generator().manual_seed(0))
     model = reference(packed, matrices | rest)
     wanted = model(ids).logits.detach().numpy()
     own = forward(arguments.program, packed, ids, folder)
     apart = distance(own, wanted)
-    # Scales are stored in f16, so the plain folder differs by that rounding.
-    right = worst < 2e-3 and apart < 1e-4 and len(layers) > 0
+    right = worst < 1e-6 and apart < 1e-4 and len(layers) > 0
     print(f"{method}: {settings['checkpoint_format']}, sym {settings['sym']}, {len(layers)} packed layers, matrices "
           f"within {worst:.1e} of the plain folder's, logits within {apart:.1e} of transformers'  "
           f"{'ok' if right else 'WRONG'}", flush=True)
@@ -105,7 +110,7 @@ def check(arguments, method, folder):
         loaded = transformers.AutoModelForCausalLM.from_pretrained(packed, device_map="cpu").eval()
         theirs = loaded(ids).logits.float().detach().numpy()
         apart, same = distance(theirs, wanted), (theirs.argmax(-1) == wanted.argmax(-1)).mean()
-        right &= apart < 2e-2 and same > 0.97
+        right &= apart < 2e-2 and same > 0.95
         print(f"  loaded by transformers: within {apart:.1e}, same top token {same:.1%}  {'ok' if right else 'WRONG'}")
     return right
 

@@ -332,8 +332,8 @@ fn a_llama_vocabulary_without_marks_begins_as_in_llama_cpp() {
     let mut metadata = Metadata::default();
     let mut set = |key: &str, value| metadata.insert(&format!("tokenizer.ggml.{key}"), value);
     set("model", Value::Text("llama".into()));
-    set("tokens", Value::Texts(["<unk>", "<s>", "</s>", "▁a"].map(str::to_owned).to_vec()));
-    set("token_type", Value::Integers(vec![2, 3, 3, 1]));
+    set("tokens", Value::Texts(["<unk>", "<s>", "</s>", "▁a", "▁", "a"].map(str::to_owned).to_vec()));
+    set("token_type", Value::Integers(vec![2, 3, 3, 1, 1, 1]));
     let read = |metadata: &Metadata| {
         read_tokenizer(metadata, Path::new("test")).unwrap().unwrap().encode("a", true).unwrap()
     };
