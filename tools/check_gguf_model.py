@@ -5,8 +5,9 @@
     python tools/check_gguf_model.py --model models/rust-lm --text /tmp/text/held-out.txt
 
 Two kinds of file: those that Whit writes (`whit shrink --type`), and those that llama.cpp's own quantiser makes of
-Whit's f32 file. Both programs run each of them over the same windows of the text, Whit also with the weights unpacked
-to f32 (`f32`), which takes the rounding of activations out. Printed: how often the likeliest token is the same, the
+Whit's f32 file. Both programs run each of them over the same windows of the text as it is (`native`: each rounds
+activations in its own way), Whit also with the weights unpacked to f32 (`f32`: only llama.cpp rounds), and then both with
+the weights unpacked (`both f32`: nobody rounds, so that only how weights are read is compared). Printed: how often the likeliest token is the same, the
 largest difference of a logit and the root mean square one, as parts of the largest logit and of the logits' own root
 mean square, and the loss of each program. Needs torch, safetensors, numpy and
 llama-cpp-python.
@@ -71,7 +72,7 @@ def report(name, how, own, peer, windows):
     difference = own - peer
     largest = np.abs(difference).max() / np.abs(peer).max()
     root = np.sqrt((difference**2).mean() / (peer**2).mean())
-    print(f"{name:22} {how:7} same top token {same:7.2%}  largest {largest:.1e}  root mean square {root:.1e}"
+    print(f"{name:22} {how:8} same top token {same:7.2%}  largest {largest:.1e}  root mean square {root:.1e}"
           f"  loss {loss(own, windows):.4f} (llama.cpp's {loss(peer, windows):.4f})", flush=True)
     return same
 
@@ -107,6 +108,10 @@ def main():
             for how in ["native", "f32"]:
                 own = ours(arguments.program, path, windows, folder, how)
                 failed |= report(name, how, own, peer, windows) < arguments.least
+            plain = folder / "unpacked.gguf"
+            command = [arguments.program, "shrink", "-m", path, "-o", plain, "--type", "f32"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            failed |= report(name, "both f32", own, theirs(plain, windows), windows) < 0.999
         raise SystemExit(int(failed))
 
 
