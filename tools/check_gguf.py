@@ -63,10 +63,10 @@ def make(folder, architecture, options, tokenizer):
     return model
 
 
-def quantise(source, target, ftype):
-    """llama.cpp's own file, with all matrices of one type."""
+def quantise(source, target, ftype, pure=True):
+    """llama.cpp's own file, with all matrices of one type where `pure`."""
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.pure, parameters.nthread = ftype, True, 2
+    parameters.ftype, parameters.pure, parameters.nthread = ftype, pure, 2
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), parameters) != 0:
         raise RuntimeError(f"llama.cpp could not quantise {source}")
 

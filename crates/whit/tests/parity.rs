@@ -1,5 +1,5 @@
 //! Parity with transformers on every checkpoint under `tests/fixtures` (made by `tools/make_fixtures.py`): each output
-//! within 1e-4 of the peer's, relative to its largest value, in both forms that weights take.
+//! within 1e-5 of the peer's, relative to its largest value, in both forms that weights take.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use whit::models::{self, Network};
 use whit::nn::vars::{Precision, Storage};
 use whit_kernels::linear::WeightType;
 
-const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f32 = 1e-5;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")

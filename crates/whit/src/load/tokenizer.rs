@@ -96,6 +96,17 @@ impl Tokenizer {
         encoding(|| self.inner.encode_fast(text, add_special)).map(|encoding| encoding.get_ids().to_vec())
     }
 
+    /// The tokens that [`Tokenizer::encode`] puts before and behind every text if it is asked to.
+    ///
+    /// # Errors
+    /// [`LoadError::Encoding`].
+    pub fn marks(&self) -> Result<(Vec<u32>, Vec<u32>), LoadError> {
+        let (bare, mut before) = (self.encode("a", false)?, self.encode("a", true)?);
+        let at = before.windows(bare.len().max(1)).position(|part| part == bare);
+        let after = at.map(|at| before.split_off(at).split_off(bare.len()));
+        Ok((before, after.unwrap_or_default()))
+    }
+
     /// As [`Tokenizer::encode`], with the bytes of `text` that each token stands for; a special token that
     /// was added stands for none.
     ///

@@ -51,15 +51,20 @@ pub fn model(seed: u64) -> ModelFiles {
     }
 }
 
-/// As [`model`], with norms whose gains are 30 times as large for three of the 64 inputs, as trained models
-/// of billions of parameters have them.
+/// As [`model`], with norms whose gains are 30 times as large for three of the 64 inputs, as trained models of billions
+/// of parameters have them. The layers' columns for these inputs are smaller by the root of that, so that, as in trained
+/// models, outputs are not made of outliers alone.
 pub fn model_with_outliers(seed: u64) -> ModelFiles {
+    const OUTLIERS: [usize; 3] = [3, 20, 41];
     let files = model(seed);
     let mut tensors = BTreeMap::new();
     for name in files.weights.names() {
         let mut values = files.weights.read(&name).unwrap().to_f32(&name).unwrap();
-        if name.contains("layernorm") {
-            [3, 20, 41].into_iter().for_each(|at| values[at] *= 30.0);
+        let read =
+            ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].iter().any(|part| name.contains(part));
+        let factor = if read { 30f32.sqrt().recip() } else { 30.0 };
+        if read || name.contains("layernorm") {
+            values.chunks_exact_mut(64).for_each(|row| OUTLIERS.iter().for_each(|&at| row[at] *= factor));
         }
         tensors.insert(name.clone(), RawTensor::from_f32(files.weights.info(&name).unwrap().shape, &values));
     }

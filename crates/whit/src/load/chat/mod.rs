@@ -88,6 +88,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The tokens that it may insert by name.
+    pub fn tokens(&self) -> &SpecialTokens {
+        &self.tokens
+    }
+
     /// The prompt for a conversation. With `add_generation_prompt` it ends where the assistant's answer begins.
     ///
     /// # Errors

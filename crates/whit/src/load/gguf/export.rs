@@ -30,9 +30,8 @@ pub fn export(
             Some((name, TensorInfo { dtype, shape: info.shape }))
         })
         .collect();
-    let template = files.chat_template.as_ref().map(|template| template.source());
-    let tokenizer = files.tokenizer.as_ref();
-    let model = Model { config: &files.config, tokenizer, chat_template: template, tensors: &tensors };
+    let (tokenizer, chat_template) = (files.tokenizer.as_ref(), files.chat_template.as_ref());
+    let model = Model { config: &files.config, tokenizer, chat_template, tensors: &tensors };
     let mut done = 0;
     save_with(path, &model, |name| {
         let wanted =

@@ -191,11 +191,20 @@ fn tensors(config: &Json) -> HashMap<String, RawTensor> {
 }
 
 fn write(path: &Path, config: &Json, with_tokenizer: bool) -> Result<HashMap<String, RawTensor>, LoadError> {
+    let tokenizer = Tokenizer::from_json(byte_level_json().to_string().as_bytes(), path)?;
+    let template = ChatTemplate::new("{{ eos_token }}", SpecialTokens::default(), path)?;
+    write_with(path, config, with_tokenizer.then_some(&tokenizer), &template)
+}
+
+fn write_with(
+    path: &Path,
+    config: &Json,
+    tokenizer: Option<&Tokenizer>,
+    template: &ChatTemplate,
+) -> Result<HashMap<String, RawTensor>, LoadError> {
     let tensors = tensors(config);
     let infos: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.info())).collect();
-    let tokenizer = Tokenizer::from_json(byte_level_json().to_string().as_bytes(), path)?;
-    let tokenizer = with_tokenizer.then_some(&tokenizer);
-    let model = Model { config, tokenizer, chat_template: Some("{{ eos_token }}"), tensors: &infos };
+    let model = Model { config, tokenizer, chat_template: Some(template), tensors: &infos };
     save(path, &model, &tensors)?;
     Ok(tensors)
 }
@@ -242,6 +251,95 @@ fn the_tokenizer_goes_along() {
     assert_eq!(files.chat_template.unwrap().render(&[], true).unwrap(), "<|end|>");
     write(&path, &config("llama"), false).unwrap();
     assert!(open(&path).unwrap().tokenizer.is_none());
+}
+
+/// A byte-fallback tokenizer that puts `before` and `behind` (ids, as far as there are some) around every text.
+fn byte_fallback(before: &[u32], behind: &[u32]) -> Tokenizer {
+    let tokens = ["<unk>", "<s>", "</s>", "<end>", "▁", "a", "b", "▁a", "▁ab"];
+    let vocab: serde_json::Map<_, _> =
+        tokens.iter().enumerate().map(|(id, &token)| (token.to_owned(), json!(id))).collect();
+    let piece = |&id: &u32| json!({"SpecialToken": {"id": tokens[id as usize], "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let around: Vec<_> =
+        before.iter().map(piece).chain([text.clone()]).chain(behind.iter().map(piece)).collect();
+    let named: serde_json::Map<_, _> = (0..4)
+        .map(|id| (tokens[id].to_owned(), json!({"id": tokens[id], "ids": [id], "tokens": [tokens[id]]})))
+        .collect();
+    let added: Vec<_> = (0..4)
+        .map(|id| {
+            json!({"id": id, "content": tokens[id], "special": true, "normalized": false, "single_word": false,
+                   "lstrip": false, "rstrip": false})
+        })
+        .collect();
+    let json = json!({
+        "version": "1.0", "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "post_processor": {"type": "TemplateProcessing", "single": around, "pair": [text], "special_tokens": named},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "byte_fallback": true, "unk_token": "<unk>", "vocab": vocab,
+                  "merges": ["▁ a", "▁a b"]},
+    });
+    Tokenizer::from_json(json.to_string().as_bytes(), Path::new("test")).unwrap()
+}
+
+#[test]
+fn marks_around_a_text_are_those_of_the_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let plain = ChatTemplate::new("{{ bos_token }}", SpecialTokens::default(), &path).unwrap();
+    let cases: [(&[u32], &[u32]); 4] = [(&[1], &[]), (&[], &[]), (&[1], &[2]), (&[], &[3])];
+    for (before, behind) in cases {
+        let tokenizer = byte_fallback(before, behind);
+        let wanted = [before, &[8], behind].concat();
+        assert_eq!(tokenizer.encode("ab", true).unwrap(), wanted);
+        // What the configuration says is right, wrong, or not there.
+        for bos in [json!(1), json!(0), json!(null), json!(-1)] {
+            let mut config = config("llama");
+            config["bos_token_id"] = bos;
+            config["eos_token_id"] = json!([2, 3]);
+            write_with(&path, &config, Some(&tokenizer), &plain).unwrap();
+            let read = open(&path).unwrap().tokenizer.unwrap();
+            assert_eq!(read.encode("ab", true).unwrap(), wanted, "{}", config["bos_token_id"]);
+            assert_eq!(read.encode("ab", false).unwrap(), [8]);
+            assert_eq!(read.eos(), [2, 3]);
+        }
+    }
+    let error = write_with(&path, &config("llama"), Some(&byte_fallback(&[1, 3], &[])), &plain);
+    assert!(matches!(fault_of(error), GgufError::Unwritable { .. }));
+}
+
+#[test]
+fn templates_keep_the_tokens_that_they_insert() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let [bos, eos] = ["<s>", "<end>"].map(|token| Some(token.to_owned()));
+    let tokens = SpecialTokens { bos, eos, ..Default::default() };
+    let template = ChatTemplate::new("{{ bos_token }}x{{ eos_token }}", tokens, &path).unwrap();
+    let mut config = config("llama");
+    for id in [json!(0), json!(null)] {
+        config["bos_token_id"] = id;
+        config["eos_token_id"] = json!(2);
+        write_with(&path, &config, Some(&byte_fallback(&[], &[])), &template).unwrap();
+        let files = open(&path).unwrap();
+        assert_eq!(files.chat_template.unwrap().render(&[], true).unwrap(), "<s>x<end>");
+        assert_eq!(files.generation.eos_token_id, [2, 3]);
+    }
+}
+
+#[test]
+fn a_llama_vocabulary_without_marks_begins_as_in_llama_cpp() {
+    let mut metadata = Metadata::default();
+    let mut set = |key: &str, value| metadata.insert(&format!("tokenizer.ggml.{key}"), value);
+    set("model", Value::Text("llama".into()));
+    set("tokens", Value::Texts(["<unk>", "<s>", "</s>", "▁a", "▁", "a"].map(str::to_owned).to_vec()));
+    set("token_type", Value::Integers(vec![2, 3, 3, 1, 1, 1]));
+    let read = |metadata: &Metadata| {
+        read_tokenizer(metadata, Path::new("test")).unwrap().unwrap().encode("a", true).unwrap()
+    };
+    assert_eq!(read(&metadata), [1, 3]);
+    metadata.insert("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    assert_eq!(read(&metadata), [3]);
 }
 
 #[test]

@@ -159,6 +159,12 @@ impl<'a> Vocabulary<'a> {
         self.metadata.usize_if(&format!("tokenizer.ggml.{name}_token_id"), 0..=highest)
     }
 
+    /// The token of the beginning; llama.cpp takes SentencePiece's usual one where a `llama` vocabulary names none.
+    fn beginning(&self, model: &str) -> Result<Option<usize>, GgufError> {
+        let usual = (model == "llama" && self.kind(1) == CONTROL && self.tokens.len() > 1).then_some(1);
+        Ok(self.special_id("bos")?.or(usual))
+    }
+
     /// Adds the tokens of beginning and end where the file asks for them, or is known to mean them.
     fn post_processor(&self, model: &str) -> Result<Value, GgufError> {
         let metadata = self.metadata;
@@ -166,7 +172,7 @@ impl<'a> Vocabulary<'a> {
             matches!(metadata.text_if("tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3"));
         let bos = metadata.bool_if("tokenizer.ggml.add_bos_token")?.unwrap_or(model == "llama" || llama3);
         let eos = metadata.bool_if("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-        let bos = if bos { self.special_id("bos")? } else { None };
+        let bos = if bos { self.beginning(model)? } else { None };
         let eos = if eos { self.special_id("eos")? } else { None };
         if bos.is_none() && eos.is_none() {
             return Ok(Value::Null);

@@ -10,7 +10,7 @@ use super::names::{self, Architecture, Heads};
 use super::rows::Order;
 use super::{GgufError, parse, write_config, write_tokenizer};
 use crate::load::file::write_atomic;
-use crate::load::{Dtype, LoadError, RawTensor, TensorInfo, Tokenizer};
+use crate::load::{ChatTemplate, Dtype, LoadError, RawTensor, TensorInfo, Tokenizer};
 
 const ALIGNMENT: u64 = 32;
 
@@ -21,8 +21,8 @@ pub struct Model<'a> {
     pub config: &'a serde_json::Value,
     /// The tokenizer, if the file shall have one.
     pub tokenizer: Option<&'a Tokenizer>,
-    /// The chat template's text.
-    pub chat_template: Option<&'a str>,
+    /// The chat template.
+    pub chat_template: Option<&'a ChatTemplate>,
     /// Every tensor's Hugging Face name, and the type and shape of the bytes that will be given for it. Matrices may
     /// be of any block type; vectors are stored in `f32` whatever they come as, because llama.cpp needs them so.
     pub tensors: &'a [(String, TensorInfo)],

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::metadata::Value;
 use super::tokenizer::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::{GgufError, Model, pretokenizer};
-use crate::load::{Settings, Tokenizer};
+use crate::load::{Settings, SpecialTokens, Tokenizer};
 
 type Pairs = BTreeMap<String, Value>;
 
@@ -22,23 +22,55 @@ pub(super) fn metadata(model: &Model, rows: usize) -> Result<Pairs, GgufError> {
         Some(tokenizer) => vocabulary(tokenizer, rows)?,
     };
     if let Some(template) = model.chat_template {
-        pairs.insert("tokenizer.chat_template".into(), Value::Text(template.to_owned()));
+        pairs.insert("tokenizer.chat_template".into(), Value::Text(template.source().to_owned()));
     }
+    pairs.extend(marks(model, rows)?);
+    Ok(pairs)
+}
+
+/// The tokens of beginning, end and padding. Whoever uses a token knows it best: what the tokenizer puts around every
+/// text goes before what the template inserts, and that before what the configuration says.
+fn marks(model: &Model, rows: usize) -> Result<Pairs, GgufError> {
     let settings = Settings::new(model.config)?;
-    for (name, json) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
-        // Some configurations say -1 for "none".
-        let id = settings.token_ids(json).unwrap_or_default().first().copied();
-        if let Some(id) = id.filter(|&id| (id as usize) < rows) {
+    // Some configurations say -1 for "none".
+    let configured = |key: &str| settings.token_ids(key).unwrap_or_default();
+    let named = |name: fn(&SpecialTokens) -> &Option<String>| -> Option<u32> {
+        model.tokenizer?.token_id(name(model.chat_template?.tokens()).as_deref()?)
+    };
+    let (before, after) = around(model)?;
+    let begin = before.or(named(|tokens| &tokens.bos)).or(configured("bos_token_id").first().copied());
+    let padding = configured("pad_token_id").first().copied().or(named(|tokens| &tokens.pad));
+    let known = model.tokenizer.map(|tokenizer| tokenizer.eos()).unwrap_or_default();
+    let mut ends = Vec::new();
+    for id in after.into_iter().chain(named(|t| &t.eos)).chain(configured("eos_token_id")).chain(known) {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    let mut pairs = Pairs::new();
+    let single =
+        [("bos", begin), ("padding", padding)].into_iter().filter_map(|(name, id)| Some((name, id?)));
+    for (name, id) in single.chain(["eos", "eot", "eom"].into_iter().zip(ends)) {
+        if (id as usize) < rows {
             pairs.insert(key(&format!("{name}_token_id")), Value::Unsigned(id.into()));
         }
     }
-    if let (Some(tokenizer), Some(Value::Unsigned(bos))) = (model.tokenizer, pairs.get(&key("bos_token_id")))
-    {
-        let first = tokenizer.encode("a", true).ok().and_then(|ids| ids.first().copied());
-        let adds = first.map(u64::from) == Some(*bos);
-        pairs.insert(key("add_bos_token"), Value::Bool(adds));
+    if model.tokenizer.is_some() {
+        // Left out, these mean something else for each kind of vocabulary.
+        pairs.insert(key("add_bos_token"), Value::Bool(before.is_some()));
+        pairs.insert(key("add_eos_token"), Value::Bool(after.is_some()));
     }
     Ok(pairs)
+}
+
+/// The token that the tokenizer puts before every text, and the one behind it.
+fn around(model: &Model) -> Result<(Option<u32>, Option<u32>), GgufError> {
+    let Some(tokenizer) = model.tokenizer else { return Ok((None, None)) };
+    let (before, after) = tokenizer.marks().map_err(|e| unwritable(format!("fails: {e}")))?;
+    match (&before[..], &after[..]) {
+        ([] | [_], [] | [_]) => Ok((before.first().copied(), after.first().copied())),
+        _ => Err(unwritable("puts several tokens before or behind a text, and only one has a form there")),
+    }
 }
 
 fn key(name: &str) -> String {

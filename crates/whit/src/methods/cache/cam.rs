@@ -46,9 +46,9 @@ pub static SPEC: Spec = Spec {
     needs: &[],
     models: &[ModelKind::Decoder],
     headlines: &[Headline {
-        setting: "LLaMA, OPT, GPT-NeoX, several benchmarks",
+        setting: "LLaMA, OPT and GPT-NeoX; question answering, summaries, language modelling",
         metric: "quality at the same budget",
-        baseline: "H2O, StreamingLLM and others without merging",
+        baseline: "H2O and StreamingLLM, which do not merge",
         result: "better",
     }],
     build,

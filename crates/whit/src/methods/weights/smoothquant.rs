@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_bit_activations_with_outliers_get_better() {
+    fn eight_bit_activations_with_outliers_get_far_better() {
         let files = model_with_outliers(2);
         let ids = &calibration(1).sequences[0];
         let exact = logits(&network(&files.config, files.weights.as_ref()), ids);
@@ -173,6 +173,6 @@ mod tests {
         };
         let smoothed = shrunk(&files, "smoothquant", 4).unwrap();
         let (naive, smooth) = (error(files.weights.as_ref()), error(&smoothed.weights));
-        assert!(smooth < 0.8 * naive, "{smooth} {naive}");
+        assert!(smooth < 0.1 * naive, "{smooth} {naive}");
     }
 }
