@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod block;
 pub mod block_ffn;
 pub mod chimera;
 pub mod decoder;
@@ -14,5 +15,8 @@ pub mod latent;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
+mod positions;
+pub mod reduce;
 pub mod rotary;
 pub mod vars;
+pub mod vision;
