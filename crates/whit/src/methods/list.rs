@@ -22,9 +22,11 @@ methods! {
     /// Keys and values kept, merged or skipped.
     cache { tidaldecode streaming_llm h2o snapkv adakv tova key_norm cam ems spec_kv }
     /// Prompts cut, tokens merged or dropped.
-    tokens { llmlingua2 spec_pc }
+    tokens { llmlingua2 spec_pc tome token_transforming evit top_k_prune random_drop diffrate }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn gptq awq smoothquant magnitude wanda sparsegpt structured low_rank blockffn }
+    /// What the model attends to and knows.
+    insight { tempscale }
 }
 
 #[cfg(test)]
