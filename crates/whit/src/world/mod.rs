@@ -1,10 +1,19 @@
-//! Data that the project makes itself: text from the locked dependencies ([`corpus`]) and
-//! generated tasks with known answers ([`tasks`]).
+//! Data that the project makes itself: text from the locked dependencies ([`corpus`]), generated tasks with
+//! known answers ([`tasks`]), and a toy world of [`scene`]s in which everything is known of every picture.
+//! [`folder`] reads and writes pictures as ordinary folders, so that users bring their own.
 
 pub mod corpus;
+pub mod degrade;
+pub mod folder;
 pub mod passages;
+pub mod pictures;
+pub mod scene;
 mod screen;
+pub mod shape;
 pub mod tasks;
+
+pub use pictures::{Batch, Picture, Pictures, Scenes};
+pub use scene::{Rendered, Scene, World, WorldError};
 
 /// The 64-bit FNV-1a hash of `bytes`: the same on every machine and in every version, so that what
 /// is chosen by it (splits, samples, orders) never moves.
