@@ -139,7 +139,7 @@ mod tests {
         let mut laws = [0; 3];
         for seed in 0..draws {
             let [[short, long], [cold_short, cold_long]] =
-                [1.0, 0.5].map(|tau| [32, 256].map(|tokens| rate(tokens, tau, seed)));
+                [1.0, 0.5].map(|tau| [32, 128].map(|tokens| rate(tokens, tau, seed)));
             laws[0] += u32::from(long < short);
             laws[1] += u32::from(cold_short > short && cold_long > long);
             laws[2] += u32::from((cold_short / cold_long - 1.0).abs() < (short / long - 1.0).abs());

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod collapse;
+pub mod collapse_sweep;
 pub mod cost;
 pub mod macs;
 pub mod memory;

@@ -34,7 +34,8 @@ impl Spreading {
     /// # Errors
     /// If a size is not a positive number.
     pub fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {
-        let anchors = self.choose(tokens, keep.clamp(1, tokens.patches().max(1)));
+        let patches = tokens.patches();
+        let anchors = self.choose(tokens, keep.clamp(1.min(patches), patches));
         let protected = (0..tokens.protected).map(|token| Part::whole(token, token, tokens.sizes[token]));
         let mut parts: Vec<Part> = protected.collect();
         let patches: Vec<usize> = (tokens.protected..tokens.count()).collect();
@@ -76,7 +77,12 @@ impl Spreading {
             return vec![(own, 1.0)];
         }
         let top = if self.temperature == 0.0 { 1 } else { self.top };
-        let chosen = importance::best(row, if top == 0 { row.len() } else { top.min(row.len()) });
+        let mut chosen = importance::best(row, if top == 0 { row.len() } else { top.min(row.len()) });
+        // Where keys are equal, an anchor must not be left with nothing.
+        if let Some(own) = own.filter(|own| !chosen.contains(own)) {
+            chosen.pop();
+            chosen.push(own);
+        }
         let best = chosen.first().map_or(0.0, |&anchor| row[anchor]);
         let weight = |anchor: usize| match chosen.len() {
             1 => 1.0,
@@ -147,6 +153,16 @@ mod tests {
         assert_eq!(hard.parts().len(), 30);
         for (a, b) in hard.matrix().iter().zip(cold.matrix()) {
             assert!((a - b).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn equal_keys_leave_no_anchor_with_nothing() {
+        let mut owned = Owned::random(20, 1, 4);
+        owned.keys.fill(1.0);
+        for temperature in [0.0, 0.1] {
+            let spreading = Spreading { temperature, top: 2, whole: false, ..SOFT };
+            assert_eq!(spreading.map(&owned.view(), 9).unwrap().targets(), 10);
         }
     }
 
