@@ -1,6 +1,6 @@
 //! The token reducers of a batch of images, inside one forward pass.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use whit_kernels::op::{self, Host};
@@ -20,7 +20,21 @@ pub struct Images {
     tokens: usize,
     trail: bool,
     device: Option<Device>,
-    failure: Option<MethodError>,
+    failure: Failure,
+}
+
+/// Whether a pass went well, to be asked when it is over, wherever its [`Images`] are then.
+#[derive(Clone, Debug, Default)]
+pub struct Failure(Arc<Mutex<Option<MethodError>>>);
+
+impl Failure {
+    /// Says it, and forgets it.
+    ///
+    /// # Errors
+    /// The first error of a reducer; the pass then went on with all tokens.
+    pub fn finish(&self) -> Result<(), MethodError> {
+        lock(&self.0).take().map_or(Ok(()), Err)
+    }
 }
 
 /// One image on its way.
@@ -59,7 +73,7 @@ impl Images {
     pub fn new(reducers: Vec<Box<dyn TokenReducer>>, protected: usize) -> Self {
         let image = |reducer| Mutex::new(Image { reducer, sizes: Vec::new(), steps: Vec::new() });
         let images = reducers.into_iter().map(image).collect();
-        Self { images, protected, tokens: 0, trail: false, device: None, failure: None }
+        Self { images, protected, tokens: 0, trail: false, device: None, failure: Failure::default() }
     }
 
     /// Remembers all that [`Images::restore`] needs.
@@ -77,8 +91,13 @@ impl Images {
     ///
     /// # Errors
     /// The first error of a reducer; the pass then went on with all tokens.
-    pub fn finish(&mut self) -> Result<(), MethodError> {
-        self.failure.take().map_or(Ok(()), Err)
+    pub fn finish(&self) -> Result<(), MethodError> {
+        self.failure.finish()
+    }
+
+    /// Who says so when the images are out of reach.
+    pub fn failure(&self) -> Failure {
+        self.failure.clone()
     }
 
     /// The way back for dense outputs: states of the tokens that are left, `[images, tokens, width]`, to states of
@@ -160,7 +179,7 @@ impl Reduce for Images {
     }
 
     fn after_attention(&mut self, layer: usize, tokens: Tensor<3>, seen: Seen) -> Tensor<3> {
-        if self.failure.is_some() || !self.acts(layer) {
+        if lock(&self.failure.0).is_some() || !self.acts(layer) {
             return tokens;
         }
         let [images, _, width] = tokens.dims();
@@ -174,7 +193,7 @@ impl Reduce for Images {
             }
             Ok(None) => tokens,
             Err(error) => {
-                self.failure = Some(error);
+                *lock(&self.failure.0) = Some(error);
                 tokens
             }
         }
