@@ -4,9 +4,11 @@
 use std::io;
 use std::process::ExitCode;
 
+use whit::embed::EmbedError;
 use whit::generate::GenerateError;
 use whit::generate::text::TextError;
 use whit::load::LoadError;
+use whit::load::image::ImageError;
 use whit::methods::MethodError;
 use whit::models::ModelError;
 use whit::models::forward::ForwardError;
@@ -44,6 +46,9 @@ pub enum AppError {
     /// Inputs of a forward pass that were refused.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// What cannot be embedded or classified.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -74,6 +79,11 @@ impl AppError {
     /// An error in what was asked for, with what to do next.
     pub fn input(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Input { message: message.into(), hint: hint.into() }
+    }
+
+    /// Makes an error of an image that cannot be used.
+    pub fn image(reason: ImageError) -> Self {
+        Self::Embed(reason.into())
     }
 
     /// Makes an error of a failed read or write of a file.

@@ -24,6 +24,9 @@ pub struct Options {
     pub mask: Option<Tensor<4, Bool>>,
     /// `[batch, keys]`, added to the scores; differentiable.
     pub key_bias: Option<Tensor<2>>,
+    /// `[heads, queries, keys]`, added to the scores of every sequence; differentiable. Needs the whole
+    /// matrix of scores.
+    pub bias: Option<Tensor<3>>,
     /// Scores become `cap * tanh(score / cap)`, before the bias.
     pub softcap: Option<f32>,
 }
@@ -38,7 +41,7 @@ pub struct Options {
 /// If the shapes do not fit together.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &Options) -> Tensor<4> {
     let bias_on_host = options.key_bias.as_ref().is_none_or(op::on_host);
-    if !(bias_on_host && [&q, &k, &v].into_iter().all(op::on_host)) {
+    if options.bias.is_some() || !(bias_on_host && [&q, &k, &v].into_iter().all(op::on_host)) {
         return portable(q, k, v, options);
     }
     let [_, heads, _, head_dim] = q.dims();
@@ -217,6 +220,10 @@ fn portable(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &Options) -> Tens
     let scores = scores.reshape([batch, heads, queries, keys]);
     let scores = match &options.key_bias {
         Some(bias) => scores + bias.clone().reshape([batch, 1, 1, keys]),
+        None => scores,
+    };
+    let scores = match &options.bias {
+        Some(bias) => scores + bias.clone().unsqueeze_dim::<4>(0),
         None => scores,
     };
     let hidden = visible(options, [queries, keys], &device).expand([batch, heads, queries, keys]).bool_not();

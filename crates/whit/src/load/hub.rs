@@ -20,7 +20,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 const ATTEMPTS: u32 = 5;
 const INDEX: &str = "model.safetensors.index.json";
 /// The files of a model besides its weights.
-const SMALL_FILES: [&str; 7] = [
+const SMALL_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -28,6 +28,10 @@ const SMALL_FILES: [&str; 7] = [
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
 
 /// Why a model could not be had from the hub.

@@ -9,11 +9,12 @@ mod chat;
 mod config;
 pub mod embedded;
 mod error;
-mod file;
+pub(crate) mod file;
 mod folder;
 mod generation;
 pub mod gguf;
 mod hub;
+//pub mod image;
 pub mod packed;
 pub mod safetensors;
 mod tensor;
@@ -88,6 +89,14 @@ impl Origin {
         match self {
             Self::Folder(folder) | Self::Hub { folder, .. } => folder.join("config.json"),
             Self::Gguf(path) => path.clone(),
+        }
+    }
+
+    /// The folder in which the model's files lie together, if they do.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(folder) | Self::Hub { folder, .. } => Some(folder),
+            Self::Gguf(_) => None,
         }
     }
 }

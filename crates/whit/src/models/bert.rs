@@ -1,12 +1,10 @@
 //! BERT (Devlin et al., 2018): positions from 0, two token types.
 
-use super::encoder::EncoderArchitecture;
+use super::encoder::{EncoderArchitecture, Kin};
 use crate::nn::encoder::Counting;
 
 pub(super) const ENCODER: EncoderArchitecture = EncoderArchitecture {
     id: "bert",
     title: "BERT",
-    prefix: "bert",
-    padding: 0,
-    counting: |_| Counting::FromZero,
+    kin: Kin::Bert { prefix: "bert", padding: 0, counting: |_| Counting::FromZero },
 };

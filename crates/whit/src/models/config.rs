@@ -55,7 +55,15 @@ pub(super) fn size(field: &'static str, value: usize) -> Result<usize, ConfigErr
     })
 }
 
-fn wrong(field: &'static str, found: impl ToString, allowed: impl Into<String>) -> ConfigError {
+/// Checks the number of attention heads, which must divide the width.
+pub(super) fn heads(heads: usize, width: usize) -> Result<usize, ConfigError> {
+    if width.is_multiple_of(size("num_attention_heads", heads)?) {
+        return Ok(heads);
+    }
+    Err(wrong("num_attention_heads", heads, format!("it must divide hidden_size ({width})")))
+}
+
+pub(super) fn wrong(field: &'static str, found: impl ToString, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value { field, found: found.to_string(), allowed: allowed.into() }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::Value;
 use whit_kernels::linear::WeightType;
@@ -11,13 +11,15 @@ use whit_kernels::op;
 
 use super::config::{self, ConfigError, size};
 use super::forward::{ForwardError, Outputs, Recorder, Table, named, shape};
+use super::names::{self, Names};
 use super::{ModelError, Stored, fits};
 use crate::load::{Checkpoint, RawTensor};
 use crate::methods::{Companions, ModelFacts, ModelKind};
 use crate::nn::activation::Activation;
 use crate::nn::attention::Batched;
+use crate::nn::block::BlockConfig;
 use crate::nn::decoder::NormConfig;
-use crate::nn::encoder::{BlockConfig, Counting, Encoder, EncoderConfig, EncoderTokens};
+use crate::nn::encoder::{Counting, Encoder, EncoderConfig, EncoderTokens};
 use crate::nn::inventory::weight_bytes;
 use crate::nn::vars::{Init, Source, Storage, Vars, VarsError};
 
@@ -28,22 +30,39 @@ pub struct EncoderArchitecture {
     pub id: &'static str,
     /// What people call the models that have it.
     pub title: &'static str,
-    /// What stands before the names of the encoder's tensors where there is a head.
-    pub prefix: &'static str,
-    /// The padding token, where the file is silent.
-    pub padding: u32,
-    /// How positions are counted, given the padding token.
-    pub counting: fn(u32) -> Counting,
+    /// Of which kin it is.
+    pub kin: Kin,
+}
+
+/// How an architecture's configuration is read and its tensors are named.
+#[derive(Debug)]
+pub enum Kin {
+    /// As BERT's.
+    Bert {
+        /// What stands before the names of the encoder's tensors where there is a head.
+        prefix: &'static str,
+        /// The padding token, where the file is silent.
+        padding: u32,
+        /// How positions are counted, given the padding token.
+        counting: fn(u32) -> Counting,
+    },
+    /// In a way of its own.
+    Other {
+        /// Reads the configuration.
+        config: fn(&Value) -> Result<EncoderConfig, ConfigError>,
+        /// The names of its tensors, by family of files.
+        names: &'static [Names],
+    },
 }
 
 macro_rules! encoders {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident :: $architecture:ident),* $(,)?) => {
         /// Every text encoder that Whit knows.
-        pub static ENCODERS: &[EncoderArchitecture] = &[$(super::$name::ENCODER),*];
+        pub static ENCODERS: &[EncoderArchitecture] = &[$(super::$name::$architecture),*];
     };
 }
 
-encoders! { bert, roberta, xlm_roberta }
+encoders! { bert::ENCODER, roberta::ENCODER, xlm_roberta::ENCODER, t5::ENCODER, t5::MULTILINGUAL, clip::TEXT }
 
 #[derive(Deserialize)]
 struct Config {
@@ -76,43 +95,49 @@ impl EncoderArchitecture {
     /// # Errors
     /// If a field is missing, or has a value that no encoder here has.
     pub fn config(&self, json: &Value) -> Result<EncoderConfig, ConfigError> {
-        let json: Config = config::parse(json)?;
-        json.check()?;
-        let (width, heads) =
-            (size("hidden_size", json.hidden_size)?, size("num_attention_heads", json.num_attention_heads)?);
-        if width % heads != 0 {
-            let allowed = format!("it must divide hidden_size ({width})");
-            return Err(ConfigError::Value {
-                field: "num_attention_heads",
-                found: heads.to_string(),
-                allowed,
-            });
+        match self.kin {
+            Kin::Bert { padding, counting, .. } => bert_config(json, padding, counting),
+            Kin::Other { config, .. } => config(json),
         }
-        let block = BlockConfig {
-            width,
-            heads,
-            feed_forward: size("intermediate_size", json.intermediate_size)?,
-            norm: NormConfig { centred: true, epsilon: json.layer_norm_eps.unwrap_or(1e-12) },
-            activation: json.hidden_act.unwrap_or(Activation::Gelu),
-        };
-        let config = EncoderConfig {
-            vocab_size: size("vocab_size", json.vocab_size)?,
-            max_positions: size("max_position_embeddings", json.max_position_embeddings)?,
-            types: size("type_vocab_size", json.type_vocab_size.unwrap_or(2))?,
-            block,
-            layers: size("num_hidden_layers", json.num_hidden_layers)?,
-            counting: (self.counting)(json.pad_token_id.unwrap_or(self.padding)),
-            pooler: false,
-            labels: json.labels()?,
-        };
-        match config.context() {
-            0 => Err(ConfigError::Value {
-                field: "max_position_embeddings",
-                found: config.max_positions.to_string(),
-                allowed: "it must leave positions behind pad_token_id".into(),
-            }),
-            _ => Ok(config),
-        }
+    }
+}
+
+fn bert_config(
+    json: &Value,
+    padding: u32,
+    counting: fn(u32) -> Counting,
+) -> Result<EncoderConfig, ConfigError> {
+    let json: Config = config::parse(json)?;
+    json.check()?;
+    let width = size("hidden_size", json.hidden_size)?;
+    let heads = config::heads(json.num_attention_heads, width)?;
+    let norm = NormConfig { centred: true, epsilon: json.layer_norm_eps.unwrap_or(1e-12) };
+    let inner = size("intermediate_size", json.intermediate_size)?;
+    let mut block = BlockConfig::plain(width, inner, heads, norm);
+    block.activation = json.hidden_act.unwrap_or(Activation::Gelu);
+    let config = EncoderConfig {
+        vocab_size: size("vocab_size", json.vocab_size)?,
+        max_positions: size("max_position_embeddings", json.max_position_embeddings)?,
+        relative: None,
+        types: size("type_vocab_size", json.type_vocab_size.unwrap_or(2))?,
+        embedding_norm: true,
+        final_norm: false,
+        causal: false,
+        block,
+        layers: size("num_hidden_layers", json.num_hidden_layers)?,
+        counting: counting(json.pad_token_id.unwrap_or(padding)),
+        pooler: false,
+        end: None,
+        projection: None,
+        labels: json.labels()?,
+    };
+    match config.context() {
+        0 => Err(ConfigError::Value {
+            field: "max_position_embeddings",
+            found: config.max_positions.to_string(),
+            allowed: "it must leave positions behind pad_token_id".into(),
+        }),
+        _ => Ok(config),
     }
 }
 
@@ -159,7 +184,7 @@ pub(super) fn facts(architecture: &EncoderArchitecture, config: &EncoderConfig) 
         layers: config.layers,
         heads: config.block.heads,
         kv_heads: config.block.heads,
-        head_dim: config.block.width / config.block.heads,
+        head_dim: config.block.head_dim,
         width: config.block.width,
         vocabulary: config.vocab_size,
         context: config.context(),
@@ -184,11 +209,25 @@ pub fn encoder(
         let found = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         ModelError::NoEncoder { found }
     })?;
-    let source = Named { stored: Stored(checkpoint), prefix: architecture.prefix };
-    let mut settings = architecture.config(config)?;
+    build(architecture, architecture.config(config)?, checkpoint, storage, progress)
+}
+
+/// The model with this configuration, of which the file has the last word where it lacks the pooler.
+pub(super) fn build(
+    architecture: &EncoderArchitecture,
+    mut settings: EncoderConfig,
+    checkpoint: &dyn Checkpoint,
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Encoder, ModelError> {
+    let stored = Stored(checkpoint);
+    let source: Box<dyn Source> = match architecture.kin {
+        Kin::Bert { prefix, .. } => Box::new(Named { stored, prefix }),
+        Kin::Other { names, .. } => Box::new(names::Named::new(stored, names)),
+    };
     settings.pooler = settings.labels.is_none() && source.has("pooler.dense.weight");
     fits(weight_bytes(&settings.matrices(), storage, |name| source.native(name)), storage)?;
-    Ok(Encoder::new(settings, &Vars::new(&source, storage).with_progress(progress))?)
+    Ok(Encoder::new(settings, &Vars::new(source.as_ref(), storage).with_progress(progress))?)
 }
 
 /// A checkpoint whose tensors may stand below the architecture's name, and whose norms may have the names
@@ -241,44 +280,89 @@ impl Source for Named<'_> {
 const KNOWN: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
 
 /// Runs `model` once on the tensors of `file`: `last_hidden_state` and, as the model has them,
-/// `pooler_output` and `logits`.
+/// `pooler_output`, `text_embeds` and `logits`.
 ///
 /// # Errors
 /// If an input is unknown, missing, misshapen, of a wrong type, or has a value that the model has no row for.
 pub fn forward(model: &Encoder, file: &dyn Checkpoint) -> Result<Outputs, ForwardError> {
     let config = model.config();
-    let table = Table::new(file, &KNOWN)?;
-    let [batch, length] = shape(file)?;
-    let ids = table.indices("input_ids", config.vocab_size as u32 - 1)?.ok_or(ForwardError::NoTokens)?;
-    let positions = match table.indices("position_ids", config.max_positions as u32 - 1)? {
-        Some(positions) => positions,
-        None => {
-            table.fits(config.context())?;
-            ids.chunks_exact(length).flat_map(|row| config.positions(row)).collect()
-        }
+    let with_positions = config.max_positions > 0;
+    let wanted = |name: &&str| match *name {
+        "token_type_ids" => config.types > 0,
+        "position_ids" => with_positions,
+        _ => true,
     };
-    let types = table.indices("token_type_ids", config.types as u32 - 1)?;
-    let types = types.unwrap_or_else(|| vec![0; ids.len()]);
-    let mut recorder = Recorder::new(Batched::whole(batch, None), table.mask()?);
-    let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &types };
-    let last = model.forward(tokens, &mut recorder);
-    Ok(outputs(model, [batch, length], last, recorder.states))
-}
-
-fn outputs(model: &Encoder, shape: [usize; 2], last: Tensor<2>, states: Vec<Tensor<2>>) -> Outputs {
-    let mut outputs = Vec::with_capacity(states.len() + 3);
+    let known: Vec<&str> = KNOWN.into_iter().filter(wanted).collect();
+    let table = Table::new(file, &known)?;
+    let (pass, shape) = (Pass::read(model, &table)?, shape(file)?);
+    let (last, states) = pass.run(model);
+    let mut outputs = Vec::with_capacity(states.len() + 4);
     outputs.extend(model.classified(last.clone()).map(|logits| named("logits".into(), shape, logits)));
-    outputs.extend(pooled(model, shape, last.clone()));
+    outputs.extend(pass.pooled(model, last.clone()));
     outputs.push(named("last_hidden_state".into(), shape, last));
     let states = states.into_iter().enumerate();
     outputs.extend(states.map(|(layer, state)| named(format!("hidden_states.{layer}"), shape, state)));
-    outputs
+    Ok(outputs)
 }
 
-/// The state of every row's first token, pooled: `[batch, width]`.
-fn pooled(model: &Encoder, [batch, length]: [usize; 2], last: Tensor<2>) -> Option<(String, RawTensor)> {
-    let width = last.dims()[1];
-    let first = last.reshape([batch, length, width]).slice([0..batch, 0..1]).reshape([batch, width]);
-    let values = op::host(model.pooled(first)?);
-    Some(("pooler_output".into(), RawTensor::from_f32(vec![batch, values.width()], values.data())))
+/// The tokens of one pass, row after row.
+pub(super) struct Pass {
+    shape: [usize; 2],
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    types: Vec<u32>,
+    mask: Option<TensorData>,
+}
+
+impl Pass {
+    pub(super) fn read(model: &Encoder, table: &Table<'_>) -> Result<Self, ForwardError> {
+        let config = model.config();
+        let [batch, length] = table.shape();
+        let ids = table.indices("input_ids", config.vocab_size as u32 - 1)?.ok_or(ForwardError::NoTokens)?;
+        let largest = config.max_positions.saturating_sub(1) as u32;
+        let positions = match table.indices("position_ids", largest)? {
+            Some(positions) => positions,
+            None => {
+                table.fits(config.context())?;
+                ids.chunks_exact(length).flat_map(|row| config.positions(row)).collect()
+            }
+        };
+        let types = table.indices("token_type_ids", config.types.saturating_sub(1) as u32)?;
+        let types = types.unwrap_or_else(|| vec![0; ids.len()]);
+        Ok(Self { shape: [batch, length], ids, positions, types, mask: table.mask()? })
+    }
+
+    /// The hidden states of the last layer and those of every layer.
+    pub(super) fn run(&self, model: &Encoder) -> (Tensor<2>, Vec<Tensor<2>>) {
+        let [batch, length] = self.shape;
+        let attention = Batched {
+            causal: model.config().causal,
+            bias: model.relative_bias(length),
+            ..Batched::whole(batch, None)
+        };
+        let mut recorder = Recorder::new(attention, self.mask.clone());
+        let tokens = EncoderTokens { ids: &self.ids, positions: &self.positions, types: &self.types };
+        (model.forward(tokens, &mut recorder), recorder.states)
+    }
+
+    /// The states that stand for the rows, `[batch, width]`.
+    pub(super) fn places(&self, model: &Encoder, last: Tensor<2>) -> Tensor<2> {
+        let rows = self.ids.chunks_exact(self.shape[1]).enumerate();
+        let places: Vec<i64> =
+            rows.map(|(row, ids)| (row * self.shape[1] + model.pooled_place(ids)) as i64).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::from(&places[..]), &last.device());
+        last.select(0, index)
+    }
+
+    /// What the original reports of them.
+    pub(super) fn pooled(&self, model: &Encoder, last: Tensor<2>) -> Outputs {
+        let states = self.places(model, last);
+        let raw = |name: &str, tensor: Tensor<2>| {
+            let values = op::host(tensor);
+            (name.to_owned(), RawTensor::from_f32(values.shape(), values.data()))
+        };
+        let pooled = model.pooled(states.clone()).map(|pooled| raw("pooler_output", pooled));
+        let projected = model.projected(states).map(|embeds| raw("text_embeds", embeds));
+        pooled.into_iter().chain(projected).collect()
+    }
 }

@@ -30,6 +30,9 @@ pub enum ForwardError {
     /// There are no tokens.
     #[error("input `input_ids` is missing: the tokens, integers of shape [batch, length]")]
     NoTokens,
+    /// There are no images.
+    #[error("input `pixel_values` is missing: the images, numbers of shape [batch, channels, height, width]")]
+    NoPixels,
     /// An input has a shape that does not fit.
     #[error("input `{name}` has shape {found:?}; wanted {wanted}")]
     Shape {
@@ -176,6 +179,11 @@ impl<'a> Table<'a> {
             }
         });
         checked.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// `[batch, length]` of the tokens.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.batch, self.length]
     }
 
     /// Checks that the rows have at most `most` tokens.

@@ -4,12 +4,20 @@
 //! where they differ from the names that the blocks ask for. Adding one is a file and a word below.
 
 mod bert;
+pub mod clip;
 mod config;
+mod deit;
+mod dinov2;
 pub mod encoder;
 pub mod forward;
+mod names;
 mod network;
 mod roberta;
 mod stored;
+mod t5;
+pub mod vision;
+mod vit;
+mod vit_mae;
 mod xlm_roberta;
 
 pub use config::ConfigError;
@@ -65,8 +73,8 @@ pub enum ModelError {
         /// The name in the file.
         found: String,
     },
-    /// A text encoder where a language model is needed.
-    #[error("config.json: `{found}` is a text encoder, which writes no text; a language model is needed")]
+    /// An encoder where a language model is needed.
+    #[error("config.json: `{found}` is an encoder, which writes no text; a language model is needed")]
     NoDecoder {
         /// The name in the file.
         found: String,
@@ -77,6 +85,16 @@ pub enum ModelError {
         encoder::ENCODERS.iter().map(|one| one.id).collect::<Vec<_>>().join(", ")
     )]
     NoEncoder {
+        /// The name in the file.
+        found: String,
+    },
+    /// Another model where a vision encoder is needed.
+    #[error(
+        "config.json: `{found}` is no vision encoder; supported: {}, {}",
+        vision::VISIONS.iter().map(|one| one.id).collect::<Vec<_>>().join(", "),
+        clip::ID
+    )]
+    NoVision {
         /// The name in the file.
         found: String,
     },
@@ -105,7 +123,8 @@ pub enum ModelError {
 
 fn known() -> String {
     let decoders = ARCHITECTURES.iter().map(|architecture| architecture.id);
-    decoders.chain(encoder::ENCODERS.iter().map(|one| one.id)).collect::<Vec<_>>().join(", ")
+    let encoders = encoder::ENCODERS.iter().map(|one| one.id).chain(vision::VISIONS.iter().map(|one| one.id));
+    decoders.chain(encoders).chain([clip::ID]).collect::<Vec<_>>().join(", ")
 }
 
 /// The architecture that a configuration names.
@@ -115,9 +134,14 @@ fn known() -> String {
 pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError> {
     let id = config::text(config, "model_type")?;
     let found = ARCHITECTURES.iter().find(|architecture| architecture.id == id);
-    found.ok_or_else(|| match encoder::architecture(config) {
-        Some(_) => ModelError::NoDecoder { found: id.to_owned() },
-        None => ModelError::Unknown { found: id.to_owned() },
+    let is_encoder = encoder::architecture(config).is_some()
+        || vision::architecture(config).is_some()
+        || clip::is_clip(config);
+    let found_name = id.to_owned();
+    found.ok_or(if is_encoder {
+        ModelError::NoDecoder { found: found_name }
+    } else {
+        ModelError::Unknown { found: found_name }
     })
 }
 
@@ -128,6 +152,15 @@ pub fn architecture(config: &Value) -> Result<&'static Architecture, ModelError>
 pub fn facts(config: &Value) -> Result<ModelFacts, ModelError> {
     if let Some(architecture) = encoder::architecture(config) {
         return Ok(encoder::facts(architecture, &architecture.config(config)?));
+    }
+    if let Some(architecture) = vision::architecture(config) {
+        return Ok(vision::facts(architecture, &architecture.config(config)?));
+    }
+    if clip::is_clip(config) {
+        return Ok(ModelFacts {
+            architecture: clip::ID.to_owned(),
+            ..vision::facts(&clip::VISION, &clip::configs(config)?.0)
+        });
     }
     let architecture = architecture(config)?;
     let decoder = (architecture.config)(config)?;

@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
+use super::clip::{self, Clip};
 use super::forward::{self, ForwardError, Inputs, Outputs};
-use super::{ModelError, backbone, encoder};
+use super::{ModelError, backbone, encoder, vision};
 use crate::load::Checkpoint;
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::vars::Storage;
+use crate::nn::vision::Vision;
 
 /// A model of any kind that one forward pass can be made of.
 #[derive(Debug)]
@@ -16,6 +18,10 @@ pub enum Network {
     Decoder(Box<Decoder>, bool),
     /// A text encoder.
     Encoder(Box<Encoder>),
+    /// A vision encoder.
+    Vision(Box<Vision>),
+    /// One of each.
+    Clip(Box<Clip>),
 }
 
 /// Builds the model that `config` describes, whatever its kind.
@@ -32,6 +38,12 @@ pub fn network(
     if encoder::architecture(config).is_some() {
         return Ok(Network::Encoder(Box::new(encoder::encoder(config, checkpoint, storage, progress)?)));
     }
+    if vision::architecture(config).is_some() {
+        return Ok(Network::Vision(Box::new(vision::vision(config, checkpoint, storage, progress)?)));
+    }
+    if clip::is_clip(config) {
+        return Ok(Network::Clip(Box::new(clip::clip(config, checkpoint, storage, progress)?)));
+    }
     let (model, head) = backbone(config, checkpoint, storage, progress)?;
     Ok(Network::Decoder(Box::new(model), head))
 }
@@ -45,6 +57,8 @@ impl Network {
         match self {
             Self::Decoder(model, head) => Ok(forward::forward(model, *head, &Inputs::read(file, model)?)),
             Self::Encoder(model) => encoder::forward(model, file),
+            Self::Vision(model) => vision::forward(model, file),
+            Self::Clip(model) => clip::forward(model, file),
         }
     }
 }

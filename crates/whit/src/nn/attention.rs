@@ -60,6 +60,19 @@ pub trait Attend {
         let _ = (layer, port, rows);
     }
 
+    /// The rows `[tokens, width]` that block `layer` of an encoder shall work on, given those that reach it.
+    fn before_block(&mut self, layer: usize, rows: Tensor<2>) -> Tensor<2> {
+        let _ = layer;
+        rows
+    }
+
+    /// The rows `[tokens, width]` that the feed-forward part of an encoder's block `layer` shall work on,
+    /// given those that its attention leaves.
+    fn after_attention(&mut self, layer: usize, rows: Tensor<2>) -> Tensor<2> {
+        let _ = layer;
+        rows
+    }
+
     /// Sees the router of a layer's block of experts; says which experts are read for which tokens.
     fn route(&mut self, routing: &Routing<'_>) -> Reach {
         let _ = routing;
@@ -77,17 +90,37 @@ pub struct Batched {
     pub causal: bool,
     /// What may be seen besides the causal rule: `[batch, 1 or heads, tokens, tokens]`, true where visible.
     pub mask: Option<Tensor<4, Bool>>,
+    /// What is added to the scores for all queries: `[batch, tokens]`.
+    pub key_bias: Option<Tensor<2>>,
+    /// What is added to the scores in all sequences: `[heads, tokens, tokens]`.
+    pub bias: Option<Tensor<3>>,
 }
 
 impl Batched {
     /// Plain causal attention in `batch` sequences.
     pub fn causal(batch: usize) -> Self {
-        Self { batch, causal: true, mask: None }
+        Self { causal: true, ..Self::whole(batch, None) }
     }
 
     /// Attention in both directions in `batch` sequences, of what `mask` lets see.
     pub fn whole(batch: usize, mask: Option<Tensor<4, Bool>>) -> Self {
-        Self { batch, causal: false, mask }
+        Self { batch, causal: false, mask, key_bias: None, bias: None }
+    }
+}
+
+impl Batched {
+    /// Attention of queries `[batch, heads, tokens, head_dim]` over keys and values.
+    pub fn split(&self, site: &Site, [queries, keys, values]: [Tensor<4>; 3]) -> Tensor<4> {
+        let options = Options {
+            scale: Some(site.scale),
+            causal: self.causal,
+            window: site.window,
+            mask: self.mask.clone(),
+            key_bias: self.key_bias.clone(),
+            bias: self.bias.clone(),
+            ..Options::default()
+        };
+        attention::attention(queries, keys, values, &options)
     }
 }
 
@@ -97,41 +130,45 @@ impl Attend for Batched {
         let split = |x: Tensor<3>, heads: usize| -> Tensor<4> {
             x.reshape([self.batch, tokens / self.batch, heads, head_dim]).swap_dims(1, 2)
         };
-        let options = Options {
-            scale: Some(site.scale),
-            causal: self.causal,
-            window: site.window,
-            mask: self.mask.clone(),
-            ..Options::default()
-        };
-        let output = attention::attention(
-            split(queries, heads),
-            split(keys, site.kv_heads),
-            split(values, site.kv_heads),
-            &options,
-        );
-        output.swap_dims(1, 2).reshape([tokens, heads * head_dim])
+        let parts = [split(queries, heads), split(keys, site.kv_heads), split(values, site.kv_heads)];
+        self.split(site, parts).swap_dims(1, 2).reshape([tokens, heads * head_dim])
     }
 }
 
-/// Attention in both directions inside each of several texts of any lengths, so that none needs padding.
+/// Attention inside each of several texts of any lengths, so that none needs padding.
 #[derive(Clone, Debug)]
 pub struct Separate {
     /// The tokens of each text; tokens are ordered text after text.
     pub lengths: Vec<usize>,
+    /// Whether a token sees only those before it.
+    pub causal: bool,
+    /// What is added to the scores of the longest text, `[heads, tokens, tokens]`; others take its upper left.
+    pub bias: Option<Tensor<3>>,
+}
+
+impl Separate {
+    /// Plain attention in both directions.
+    pub fn new(lengths: Vec<usize>) -> Self {
+        Self { lengths, causal: false, bias: None }
+    }
+
+    fn within(&self, length: usize) -> Batched {
+        let corner = |bias: &Tensor<3>| bias.clone().slice([0..bias.dims()[0], 0..length, 0..length]);
+        Batched { causal: self.causal, bias: self.bias.as_ref().map(corner), ..Batched::whole(1, None) }
+    }
 }
 
 impl Attend for Separate {
     fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
-        if let [_] = self.lengths[..] {
-            return Batched::whole(1, None).attend(site, queries, keys, values);
+        if let [length] = self.lengths[..] {
+            return self.within(length).attend(site, queries, keys, values);
         }
         let mut start = 0;
         let mut attend = |&length: &usize| {
             let rows = start..start + length;
             start = rows.end;
             let part = |x: &Tensor<3>| x.clone().slice([rows.clone()]);
-            Batched::whole(1, None).attend(site, part(&queries), part(&keys), part(&values))
+            self.within(length).attend(site, part(&queries), part(&keys), part(&values))
         };
         Tensor::cat(self.lengths.iter().map(&mut attend).collect(), 0)
     }

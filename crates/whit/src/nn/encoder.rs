@@ -1,16 +1,14 @@
-//! The bidirectional encoder that the text models of BERT's kind share: blocks whose norms stand behind
-//! them, between an embedding of tokens, positions and types and the heads that some checkpoints have.
+//! The encoder that text models share: blocks between an embedding of tokens, and of what else a model
+//! embeds, and the heads that some checkpoints have.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::activation::Activation;
-use super::attention::{Attend, Site};
-use super::decoder::NormConfig;
+use super::attention::Attend;
+use super::block::{Block, BlockConfig};
 use super::embedding::Embedding;
 use super::inventory::{Matrix, Role};
 use super::linear::Linear;
-use super::mlp::Mlp;
 use super::norm::Norm;
 use super::vars::{Vars, VarsError};
 
@@ -19,10 +17,18 @@ use super::vars::{Vars, VarsError};
 pub struct EncoderConfig {
     /// Rows of the embedding of tokens.
     pub vocab_size: usize,
-    /// Rows of the embedding of positions.
+    /// Rows of the embedding of positions; 0 where a model has none.
     pub max_positions: usize,
-    /// Rows of the embedding of token types.
+    /// Positions as values for each distance.
+    pub relative: Option<Relative>,
+    /// Rows of the embedding of token types; 0 where a model has none.
     pub types: usize,
+    /// Whether a norm follows the embeddings.
+    pub embedding_norm: bool,
+    /// Whether a norm follows the blocks.
+    pub final_norm: bool,
+    /// Whether a token sees only those before it.
+    pub causal: bool,
     /// What its blocks are.
     pub block: BlockConfig,
     /// How many blocks there are.
@@ -31,8 +37,21 @@ pub struct EncoderConfig {
     pub counting: Counting,
     /// Whether the first token's state goes through a layer of its own, to stand for the whole text.
     pub pooler: bool,
+    /// The token whose state stands for the whole text, where it is not the first.
+    pub end: Option<End>,
+    /// Values of the space that texts and images share, if there is one (CLIP).
+    pub projection: Option<usize>,
     /// The classes that every token is sorted into, if the model does that.
     pub labels: Option<usize>,
+}
+
+/// The token at whose place a text ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The first with the largest id of the text, as the first CLIP models have it.
+    Largest,
+    /// The first with this id; the first of all where there is none.
+    Token(u32),
 }
 
 /// How positions are counted.
@@ -44,19 +63,14 @@ pub enum Counting {
     FromPadding(u32),
 }
 
-/// One encoder block.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockConfig {
-    /// Values of the residual stream.
-    pub width: usize,
-    /// Inner values of the feed-forward part.
-    pub feed_forward: usize,
-    /// Heads, which divide the width.
-    pub heads: usize,
-    /// Its norms.
-    pub norm: NormConfig,
-    /// The feed-forward activation.
-    pub activation: Activation,
+/// Positions as learned values for each distance between query and key, which are added to the scores
+/// (T5). Distances share buckets, the more the larger they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relative {
+    /// The number of buckets, half of them for keys behind the query.
+    pub buckets: usize,
+    /// Distances from here on share the last bucket.
+    pub max_distance: usize,
 }
 
 /// The tokens of one forward pass: any number of texts, their tokens one after the other.
@@ -74,29 +88,17 @@ pub struct EncoderTokens<'a> {
 #[derive(Module, Debug)]
 pub struct Encoder {
     word_embeddings: Embedding,
-    position_embeddings: Embedding,
-    token_type_embeddings: Embedding,
-    embedding_norm: Norm,
+    position_embeddings: Option<Embedding>,
+    token_type_embeddings: Option<Embedding>,
+    relative_embeddings: Option<Embedding>,
+    embedding_norm: Option<Norm>,
     layers: Vec<Block>,
+    final_norm: Option<Norm>,
     pooler: Option<Linear>,
     classifier: Option<Linear>,
+    projection: Option<Linear>,
     #[module(skip)]
     config: EncoderConfig,
-}
-
-/// Attention in both directions, then the feed-forward part; each is added to its input and the sum
-/// normalised.
-#[derive(Module, Debug)]
-pub struct Block {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
-    attention_norm: Norm,
-    mlp: Mlp,
-    output_norm: Norm,
-    #[module(skip)]
-    site: Site,
 }
 
 impl EncoderConfig {
@@ -115,9 +117,10 @@ impl EncoderConfig {
         }
     }
 
-    /// The most tokens of one row.
+    /// The most tokens of one row; `usize::MAX` where positions are relative.
     pub fn context(&self) -> usize {
         match self.counting {
+            Counting::FromZero if self.max_positions == 0 => usize::MAX,
             Counting::FromZero => self.max_positions,
             Counting::FromPadding(padding) => self.max_positions.saturating_sub(padding as usize + 1),
         }
@@ -125,29 +128,50 @@ impl EncoderConfig {
 
     /// All matrices, in the order of the forward pass.
     pub fn matrices(&self) -> Vec<Matrix> {
-        let (width, inner) = (self.block.width, self.block.feed_forward);
+        let width = self.block.width;
         let matrix = |name: String, outputs, inputs, role| Matrix { name, outputs, inputs, role };
         let table = |name: &str, rows| matrix(format!("embeddings.{name}.weight"), rows, width, Role::Table);
-        let mut all = vec![
-            table("word_embeddings", self.vocab_size),
-            table("position_embeddings", self.max_positions),
-            table("token_type_embeddings", self.types),
-        ];
-        for layer in 0..self.layers {
-            let of = |part: &str, outputs, inputs| {
-                matrix(format!("encoder.layer.{layer}.{part}.weight"), outputs, inputs, Role::Layer)
-            };
-            let attention = ["attention.self.query", "attention.self.key", "attention.self.value"];
-            all.extend(
-                attention.iter().chain(&["attention.output.dense"]).map(|name| of(name, width, width)),
-            );
-            all.extend([of("intermediate.dense", inner, width), of("output.dense", width, inner)]);
-        }
+        let mut all = vec![table("word_embeddings", self.vocab_size)];
+        let more = [("position_embeddings", self.max_positions), ("token_type_embeddings", self.types)];
+        all.extend(more.into_iter().filter(|(_, rows)| *rows > 0).map(|(name, rows)| table(name, rows)));
+        all.extend((0..self.layers).flat_map(|layer| self.block.matrices(layer)));
         if self.pooler {
             all.push(matrix("pooler.dense.weight".into(), width, width, Role::Head));
         }
+        all.extend(
+            self.projection.map(|values| matrix("projection.weight".into(), values, width, Role::Head)),
+        );
         all.extend(self.labels.map(|labels| matrix("classifier.weight".into(), labels, width, Role::Head)));
         all
+    }
+}
+
+impl End {
+    /// Where the text of these ids ends.
+    pub fn place(self, ids: &[u32]) -> usize {
+        let wanted = match self {
+            Self::Largest => ids.iter().copied().max().unwrap_or_default(),
+            Self::Token(id) => id,
+        };
+        ids.iter().position(|&id| id == wanted).unwrap_or(0)
+    }
+}
+
+impl Relative {
+    /// The bucket of a key that lies `distance` behind its query: the near half of the buckets one for
+    /// each distance, the others ever wider.
+    fn bucket(self, distance: i64) -> usize {
+        let half = self.buckets / 2;
+        let (side, distance) = (if distance > 0 { half } else { 0 }, distance.unsigned_abs() as usize);
+        let exact = half / 2;
+        if distance < exact {
+            return side + distance;
+        }
+        // In f32, as the original computes it: the borders of buckets depend on it.
+        let ratio =
+            (distance as f32 / exact as f32).ln() / (self.max_distance as f64 / exact as f64).ln() as f32;
+        let bucket = exact + (ratio * (half - exact) as f32) as usize;
+        side + bucket.min(half - 1)
     }
 }
 
@@ -162,14 +186,25 @@ impl Encoder {
         let layers = (0..config.layers).map(|layer| Block::new(&config.block, layer, &stack.at(layer)));
         let pooler = || vars.linear("pooler.dense", width, width, true);
         let classifier = |labels| vars.linear("classifier", labels, width, true);
+        let projection = |values| vars.linear("projection", values, width, false);
+        let table = |name, rows| (rows > 0).then(|| embeddings.embedding(name, rows, width)).transpose();
+        let norm = |vars: &Vars<'_>, name, wanted: bool| {
+            wanted.then(|| vars.norm(name, width, config.block.norm)).transpose()
+        };
+        let relative = |relative: Relative| {
+            embeddings.embedding("relative_embeddings", relative.buckets, config.block.heads)
+        };
         Ok(Self {
             word_embeddings: embeddings.embedding("word_embeddings", config.vocab_size, width)?,
-            position_embeddings: embeddings.embedding("position_embeddings", config.max_positions, width)?,
-            token_type_embeddings: embeddings.embedding("token_type_embeddings", config.types, width)?,
-            embedding_norm: embeddings.norm("LayerNorm", width, config.block.norm)?,
+            position_embeddings: table("position_embeddings", config.max_positions)?,
+            token_type_embeddings: table("token_type_embeddings", config.types)?,
+            relative_embeddings: config.relative.map(relative).transpose()?,
+            embedding_norm: norm(&embeddings, "LayerNorm", config.embedding_norm)?,
             layers: layers.collect::<Result<_, _>>()?,
+            final_norm: norm(vars, "final_norm", config.final_norm)?,
             pooler: config.pooler.then(pooler).transpose()?,
             classifier: config.labels.map(classifier).transpose()?,
+            projection: config.projection.map(projection).transpose()?,
             config,
         })
     }
@@ -181,21 +216,55 @@ impl Encoder {
 
     /// Runs the blocks; returns the hidden states `[tokens, width]`.
     pub fn forward(&self, tokens: EncoderTokens<'_>, attend: &mut dyn Attend) -> Tensor<2> {
-        let embedded = self.word_embeddings.forward(tokens.ids)
-            + self.position_embeddings.forward(tokens.positions)
-            + self.token_type_embeddings.forward(tokens.types);
-        let mut x = self.embedding_norm.forward(embedded);
+        let mut x = self.word_embeddings.forward(tokens.ids);
+        let more =
+            [(&self.position_embeddings, tokens.positions), (&self.token_type_embeddings, tokens.types)];
+        for (table, rows) in more {
+            if let Some(table) = table {
+                x = x + table.forward(rows);
+            }
+        }
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(x);
+        }
         for (layer, block) in self.layers.iter().enumerate() {
             attend.observe(layer, &mut || x.clone());
             x = block.forward(x, attend);
+        }
+        if let Some(norm) = &self.final_norm {
+            x = norm.forward(x);
         }
         attend.observe(self.layers.len(), &mut || x.clone());
         x
     }
 
-    /// What stands for a whole text, of the states of first tokens `[texts, width]`, if the model has that.
-    pub fn pooled(&self, first: Tensor<2>) -> Option<Tensor<2>> {
-        self.pooler.as_ref().map(|pooler| pooler.forward(first).tanh())
+    /// What is added to the scores of `length` tokens in every layer, `[heads, queries, keys]`, where
+    /// positions are relative. A shorter text takes the upper left corner.
+    pub fn relative_bias(&self, length: usize) -> Option<Tensor<3>> {
+        let (table, relative) = (self.relative_embeddings.as_ref()?, self.config.relative?);
+        let bucket = |query: usize, key: usize| relative.bucket(key as i64 - query as i64) as u32;
+        let buckets: Vec<u32> = (0..length * length).map(|at| bucket(at / length, at % length)).collect();
+        let heads = self.config.block.heads;
+        Some(table.forward(&buckets).swap_dims(0, 1).reshape([heads, length, length]))
+    }
+
+    /// Where the token lies whose state stands for the whole text of these ids.
+    pub fn pooled_place(&self, ids: &[u32]) -> usize {
+        self.config.end.map_or(0, |end| end.place(ids))
+    }
+
+    /// What stands for a whole text, of the states at [`pooled_place`](Self::pooled_place) `[texts, width]`,
+    /// if the original has that.
+    pub fn pooled(&self, states: Tensor<2>) -> Option<Tensor<2>> {
+        match &self.pooler {
+            Some(pooler) => Some(pooler.forward(states).tanh()),
+            None => self.config.end.map(|_| states),
+        }
+    }
+
+    /// Pooled states in the space that texts and images share, if there is one.
+    pub fn projected(&self, states: Tensor<2>) -> Option<Tensor<2>> {
+        self.projection.as_ref().map(|projection| projection.forward(states))
     }
 
     /// Scores of the classes for every token `[tokens, labels]`, if the model sorts tokens.
@@ -205,58 +274,13 @@ impl Encoder {
 
     /// The bytes that the large weights hold.
     pub fn bytes(&self) -> usize {
-        let tables = [&self.word_embeddings, &self.position_embeddings, &self.token_type_embeddings];
-        let heads = self.pooler.iter().chain(&self.classifier).map(Linear::bytes);
-        tables.into_iter().map(Embedding::bytes).sum::<usize>()
+        let more = [&self.position_embeddings, &self.token_type_embeddings, &self.relative_embeddings];
+        let heads = [&self.pooler, &self.classifier, &self.projection];
+        let heads = heads.into_iter().flatten().map(Linear::bytes);
+        self.word_embeddings.bytes()
+            + more.into_iter().flatten().map(Embedding::bytes).sum::<usize>()
             + self.layers.iter().map(Block::bytes).sum::<usize>()
             + heads.sum::<usize>()
-    }
-}
-
-impl Block {
-    /// Block `layer` from its variables.
-    ///
-    /// # Errors
-    /// If a variable is missing or has another shape than the configuration says.
-    pub fn new(config: &BlockConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
-        let (width, inner) = (config.width, config.feed_forward);
-        let (own, output) = (vars.at("attention.self"), vars.at("attention.output"));
-        let up = vars.linear("intermediate.dense", inner, width, true)?;
-        let down = vars.linear("output.dense", width, inner, true)?;
-        let head_dim = width / config.heads;
-        Ok(Self {
-            query: own.linear("query", width, width, true)?,
-            key: own.linear("key", width, width, true)?,
-            value: own.linear("value", width, width, true)?,
-            attention_output: output.linear("dense", width, width, true)?,
-            attention_norm: output.norm("LayerNorm", width, config.norm)?,
-            mlp: Mlp::new(None, up, down, config.activation),
-            output_norm: vars.norm("output.LayerNorm", width, config.norm)?,
-            site: Site {
-                layer,
-                heads: config.heads,
-                kv_heads: config.heads,
-                head_dim,
-                scale: (head_dim as f32).powf(-0.5),
-                window: None,
-            },
-        })
-    }
-
-    /// `[tokens, width]` to `[tokens, width]`.
-    pub fn forward(&self, x: Tensor<2>, attend: &mut dyn Attend) -> Tensor<2> {
-        let shape = [x.dims()[0], self.site.heads, self.site.head_dim];
-        let projected = Linear::forward_many([&self.query, &self.key, &self.value], x.clone());
-        let [queries, keys, values] = projected.map(|part| part.reshape(shape));
-        let seen = self.attention_output.forward(attend.attend(&self.site, queries, keys, values));
-        let x = self.attention_norm.forward(x + seen);
-        let worked = self.mlp.forward(x.clone());
-        self.output_norm.forward(x + worked)
-    }
-
-    fn bytes(&self) -> usize {
-        let projections = [&self.query, &self.key, &self.value, &self.attention_output];
-        projections.into_iter().map(Linear::bytes).sum::<usize>() + self.mlp.bytes()
     }
 }
 
@@ -264,20 +288,27 @@ impl Block {
 mod tests {
     use super::*;
     use crate::nn::attention::{Batched, Separate};
+    use crate::nn::decoder::NormConfig;
     use crate::nn::vars::{Precision, Random, Storage};
     use whit_kernels::op;
 
     fn config(counting: Counting) -> EncoderConfig {
         let norm = NormConfig { centred: true, epsilon: 1e-12 };
-        let block = BlockConfig { width: 32, feed_forward: 48, heads: 4, norm, activation: Activation::Gelu };
+        let block = BlockConfig::plain(32, 48, 4, norm);
         EncoderConfig {
             vocab_size: 50,
             max_positions: 20,
+            relative: None,
             types: 2,
+            embedding_norm: true,
+            final_norm: false,
+            causal: false,
             block,
             layers: 2,
             counting,
             pooler: true,
+            end: None,
+            projection: None,
             labels: Some(2),
         }
     }
@@ -288,6 +319,20 @@ mod tests {
         assert_eq!(config(Counting::FromZero).positions(&ids), [0, 1, 2, 3, 4]);
         assert_eq!(config(Counting::FromPadding(1)).positions(&ids), [2, 3, 1, 4, 1]);
         assert_eq!(config(Counting::FromPadding(1)).context(), 18);
+    }
+
+    #[test]
+    fn a_text_ends_at_its_largest_id_or_at_a_token() {
+        assert_eq!(End::Largest.place(&[3, 9, 4, 9]), 1);
+        assert_eq!([End::Token(4), End::Token(5)].map(|end| end.place(&[3, 9, 4, 4])), [2, 0]);
+    }
+
+    /// 32 buckets up to 128: 8 exact ones on each side, then ever wider ones.
+    #[test]
+    fn far_distances_share_buckets() {
+        let relative = Relative { buckets: 32, max_distance: 128 };
+        let buckets = [0, 7, 8, 127, 500, -1, -7, -300].map(|distance| relative.bucket(distance));
+        assert_eq!(buckets, [0, 23, 24, 31, 31, 1, 7, 15]);
     }
 
     /// Every matrix that the inventory lists is asked for under its name, in its shape.
@@ -315,7 +360,7 @@ mod tests {
             let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &vec![0; ids.len()] };
             op::host(model.forward(tokens, attend)).into_vec()
         };
-        let together = run(&rows, &mut Separate { lengths: rows.map(<[u32]>::len).to_vec() });
+        let together = run(&rows, &mut Separate::new(rows.map(<[u32]>::len).to_vec()));
         let alone = rows.map(|row| run(&[row], &mut Batched::whole(1, None))).concat();
         assert_eq!(together, alone);
     }

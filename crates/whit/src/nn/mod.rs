@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod block;
 pub mod block_ffn;
 pub mod chimera;
 pub mod decoder;
@@ -13,5 +14,9 @@ pub mod latent;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
+mod positions;
+pub mod reduce;
 pub mod rotary;
+pub mod tempered;
 pub mod vars;
+pub mod vision;

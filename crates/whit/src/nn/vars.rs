@@ -216,12 +216,28 @@ impl<'a> Vars<'a> {
         Ok(Some((values, kind)))
     }
 
-    fn vector(&self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, VarsError> {
+    /// The variable `name`, a vector.
+    ///
+    /// # Errors
+    /// If it is missing, misshapen or unreadable.
+    pub fn vector(&self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, VarsError> {
         let path = self.path(name);
         self.source.check(&path, &[length])?;
         let values = self.source.rows(&path, 0..length, 1, init)?;
         (self.progress)(length);
         Ok(Tensor::from_data(TensorData::new(values, [length]), &self.device()))
+    }
+
+    /// The variable `name`, rows that are added to others and so always kept in f32.
+    ///
+    /// # Errors
+    /// If it is missing, misshapen or unreadable.
+    pub fn rows(&self, name: &str, rows: usize, width: usize) -> Result<Tensor<2>, VarsError> {
+        let path = self.path(name);
+        self.source.check(&path, &[rows, width])?;
+        let values = self.source.rows(&path, 0..rows, width, NORMAL)?;
+        (self.progress)(rows * width);
+        Ok(Tensor::from_data(TensorData::new(values, [rows, width]), &self.device()))
     }
 
     fn matrix(&self, outputs: usize, inputs: usize, bias: Option<Tensor<1>>) -> Result<Linear, VarsError> {

@@ -358,7 +358,7 @@ impl Squeezer {
         let ids = rows.concat();
         let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &vec![0; ids.len()] };
         let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
-        let hidden = self.encoder.forward(tokens, &mut Separate { lengths: lengths.clone() });
+        let hidden = self.encoder.forward(tokens, &mut Separate::new(lengths.clone()));
         let Some(logits): Option<Tensor<2>> = self.encoder.classified(hidden) else {
             unreachable!("a compressor is made of a classifier")
         };

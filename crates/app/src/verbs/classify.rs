@@ -1,0 +1,104 @@
+//! `whit classify`: what an image shows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use whit::embed::{Classified, Classifier};
+use whit::load::image::Picture;
+
+use crate::context::Context;
+use crate::error::AppError;
+use crate::model::ModelArguments;
+use crate::output;
+
+/// Say what images show
+///
+/// With a classifier (ViT, DeiT, DINOv2) of its own classes; with CLIP and --labels of any classes that a few
+/// words describe. A folder stands for the images in it.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Images, or folders of them
+    #[arg(required = true, value_name = "IMAGE|FOLDER")]
+    images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// How many classes to show, the likeliest first
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    top: usize,
+
+    /// With CLIP: the classes, parted by commas
+    #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
+    labels: Vec<String>,
+
+    /// With --labels: the text that describes a class, with the label in place of {}
+    #[arg(long, default_value = "a photo of a {}", value_name = "TEXT")]
+    template: String,
+
+    /// Images that go through the model together
+    #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    image: String,
+    classes: Classified,
+}
+
+pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
+    let images = images(&arguments.images)?;
+    let classifier = arguments.classifier(context)?;
+    let mut reports = Vec::with_capacity(images.len());
+    for batch in images.chunks(usize::from(arguments.batch)) {
+        let pictures = batch.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>();
+        let classified =
+            classifier.classify(&pictures.map_err(AppError::image)?, arguments.top, &mut |_| None);
+        let report = |(path, classes): (&PathBuf, _)| Report { image: path.display().to_string(), classes };
+        reports.extend(batch.iter().zip(classified).map(report));
+    }
+    context.emit(&reports, || table(&reports))
+}
+
+impl Arguments {
+    fn classifier(&self, context: &Context) -> Result<Classifier, AppError> {
+        let files = self.model.files()?;
+        let storage = self.model.storage(&files, context)?;
+        let labels: Vec<String> =
+            self.labels.iter().map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
+        if labels.is_empty() {
+            return Ok(Classifier::new(&files, &storage)?);
+        }
+        Ok(Classifier::described(&files, &storage, labels, &self.template)?)
+    }
+}
+
+/// The image files that `paths` name, those of a folder by name.
+pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AppError> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let listed = Picture::list(path).map_err(AppError::image)?;
+        if listed.is_empty() {
+            let message = format!("{} holds no images", path.display());
+            return Err(AppError::input(message, "PNG, JPEG, WebP and GIF files are looked for, by their endings"));
+        }
+        found.extend(listed);
+    }
+    Ok(found)
+}
+
+fn table(reports: &[Report]) -> String {
+    let rows = reports.iter().flat_map(|report| {
+        report.classes.iter().enumerate().map(|(rank, guess)| {
+            let image = if rank == 0 { report.image.clone() } else { String::new() };
+            vec![image, guess.label.clone(), format!("{:.1} %", 100.0 * guess.probability)]
+        })
+    });
+    output::table(&["image", "class", "probability"], rows)
+}

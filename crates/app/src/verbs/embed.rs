@@ -1,0 +1,322 @@
+//! `whit embed`: texts and images as vectors, and search among them.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use whit::embed::{Embedder, Pooling, Settings, cosine};
+use whit::load::image::Picture;
+
+use super::classify::images;
+use crate::context::Context;
+use crate::error::AppError;
+use crate::model::ModelArguments;
+use crate::output;
+
+/// Turn texts or images into vectors, or rank them by a query
+///
+/// A .jsonl file has an object a line with `text` or `image` (a path), whose other fields are passed on; any other
+/// text file has a text a line; an image is itself. A folder stands for the images in it, or with a text
+/// model for the .txt and .md files, each as one text. `-` reads lines from standard input.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Files, folders, or - for standard input
+    #[arg(required = true, value_name = "FILE|FOLDER|-")]
+    inputs: Vec<PathBuf>,
+
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// How tokens become one vector [default: as the model's files say]
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingName>,
+
+    /// Give vectors length one [default: as the model's files say]
+    #[arg(long, alias = "normalize")]
+    normalise: bool,
+
+    /// Leave vectors as they are, whatever the model's files say
+    #[arg(long, conflicts_with = "normalise", alias = "no-normalize")]
+    no_normalise: bool,
+
+    /// Texts or images that go through the model together
+    #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+
+    /// Read lines of standard input as JSON, and write an object a line with `embedding`
+    #[arg(long)]
+    jsonl: bool,
+
+    /// Rank the entries by their cosine with this text, or with the image at this path
+    #[arg(long, value_name = "QUERY", conflicts_with = "jsonl")]
+    search: Option<String>,
+
+    /// With --search: how many entries to show
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    top: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PoolingName {
+    Mean,
+    Cls,
+    Max,
+    Last,
+}
+
+/// Something to embed.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    /// The line's other fields.
+    fields: Map<String, Value>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Text(String),
+    Image(PathBuf),
+}
+
+#[derive(Debug, Serialize)]
+struct Hit {
+    name: String,
+    cosine: f32,
+}
+
+pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
+    let files = arguments.model.files()?;
+    let storage = arguments.model.storage(&files, context)?;
+    let embedder = Embedder::new(&files, &storage, arguments.settings())?;
+    let entries = arguments.entries(&embedder)?;
+    if entries.is_empty() {
+        return Err(AppError::input("there is nothing to embed", "give texts, one a line, or images"));
+    }
+    match &arguments.search {
+        Some(query) => arguments.search(&embedder, &entries, query, context),
+        None => arguments.write(&embedder, entries, context),
+    }
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        let pooling = self.pooling.map(|name| match name {
+            PoolingName::Mean => Pooling::Mean,
+            PoolingName::Cls => Pooling::Class,
+            PoolingName::Max => Pooling::Max,
+            PoolingName::Last => Pooling::Last,
+        });
+        let normalise = if self.no_normalise { Some(false) } else { self.normalise.then_some(true) };
+        Settings { pooling, normalise }
+    }
+
+    fn entries(&self, embedder: &Embedder) -> Result<Vec<Entry>, AppError> {
+        let mut all = Vec::new();
+        for input in &self.inputs {
+            if input.as_os_str() == "-" {
+                all.extend(lines(io::stdin().lock(), "-", self.jsonl)?);
+            } else if input.is_dir() {
+                all.extend(folder(input, embedder)?);
+            } else if is(input, &["png", "jpg", "jpeg", "webp", "gif"]) {
+                all.push(Entry::image(input));
+            } else {
+                let file = std::fs::File::open(input).map_err(AppError::file("read", input))?;
+                all.extend(lines(BufReader::new(file), &input.display().to_string(), is(input, &["jsonl"]))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The vectors of `entries`, in batches; `each` is given every batch as it is done.
+    fn embed(
+        &self,
+        embedder: &Embedder,
+        entries: &[Entry],
+        mut each: impl FnMut(&[Entry], Vec<Vec<f32>>) -> Result<(), AppError>,
+    ) -> Result<(), AppError> {
+        let same = |a: &Entry, b: &Entry| {
+            matches!((&a.content, &b.content), (Content::Text(_), Content::Text(_)) | (Content::Image(_), Content::Image(_)))
+        };
+        for kind in entries.chunk_by(same) {
+            for batch in kind.chunks(usize::from(self.batch)) {
+                each(batch, vectors(embedder, batch)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, embedder: &Embedder, entries: Vec<Entry>, context: &Context) -> Result<(), AppError> {
+        if self.jsonl {
+            return self.embed(embedder, &entries, |batch, vectors| write_lines(batch, vectors));
+        }
+        let mut rows = Vec::new();
+        self.embed(embedder, &entries, |batch, vectors| {
+            rows.extend(batch.iter().map(|entry| entry.name.clone()).zip(vectors));
+            Ok(())
+        })?;
+        let value: Vec<Value> =
+            rows.iter().map(|(name, vector)| json!({ "name": name, "embedding": vector })).collect();
+        context.emit(&value, || table(&rows))
+    }
+
+    fn search(
+        &self,
+        embedder: &Embedder,
+        entries: &[Entry],
+        query: &str,
+        context: &Context,
+    ) -> Result<(), AppError> {
+        let wanted = vectors(embedder, &[Entry::query(query, embedder)])?.remove(0);
+        let mut hits = Vec::with_capacity(entries.len());
+        self.embed(embedder, entries, |batch, vectors| {
+            let hit = |(entry, vector): (&Entry, Vec<f32>)| Hit {
+                name: entry.name.clone(),
+                cosine: cosine(&wanted, &vector),
+            };
+            hits.extend(batch.iter().zip(vectors).map(hit));
+            Ok(())
+        })?;
+        hits.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
+        hits.truncate(self.top);
+        context.emit(&hits, || {
+            let row = |hit: &Hit| vec![format!("{:.4}", hit.cosine), hit.name.clone()];
+            output::table(&["cosine", "entry"], hits.iter().map(row))
+        })
+    }
+}
+
+impl Entry {
+    fn image(path: &Path) -> Self {
+        let name = path.display().to_string();
+        Self { name, fields: Map::new(), content: Content::Image(path.to_owned()) }
+    }
+
+    fn text(name: String, text: String) -> Self {
+        Self { name, fields: Map::new(), content: Content::Text(text) }
+    }
+
+    /// A query: a text with what the model's authors put before one, or an image.
+    fn query(query: &str, embedder: &Embedder) -> Self {
+        match &embedder.texts {
+            Some(texts) => {
+                let prompt = texts.prompts()[0].as_deref().unwrap_or_default();
+                Self::text("the query".into(), format!("{prompt}{query}"))
+            }
+            None => Self::image(Path::new(query)),
+        }
+    }
+
+    /// A line of a file: a text, or an object with `text` or `image`.
+    fn line(line: &str, place: &str, json: bool) -> Result<Self, AppError> {
+        if !json {
+            return Ok(Self::text(line.chars().take(60).collect(), line.to_owned()));
+        }
+        let wrong = |reason: String| {
+            AppError::input(
+                format!("{place}: {reason}"),
+                "each line must be a JSON text, or an object with `text` or `image`",
+            )
+        };
+        let mut fields = match serde_json::from_str(line).map_err(|reason| wrong(reason.to_string()))? {
+            Value::String(text) => return Ok(Self::text(text.chars().take(60).collect(), text)),
+            Value::Object(fields) => fields,
+            _ => return Err(wrong("it is neither a text nor an object".into())),
+        };
+        let mut entry = match (fields.get("text"), fields.get("image")) {
+            (Some(Value::String(text)), None) => {
+                Self::text(text.chars().take(60).collect(), text.clone())
+            }
+            (None, Some(Value::String(path))) => Self::image(Path::new(path)),
+            _ => return Err(wrong("it has not one of `text` and `image`, as a string".into())),
+        };
+        fields.remove("embedding");
+        entry.fields = fields;
+        Ok(entry)
+    }
+}
+
+fn is(path: &Path, endings: &[&str]) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+}
+
+fn lines(reader: impl BufRead, name: &str, json: bool) -> Result<Vec<Entry>, AppError> {
+    let mut entries = Vec::new();
+    for (number, line) in reader.lines().enumerate() {
+        let line = line.map_err(AppError::file("read", Path::new(name)))?;
+        if !line.trim().is_empty() {
+            entries.push(Entry::line(&line, &format!("{name}, line {}", number + 1), json)?);
+        }
+    }
+    Ok(entries)
+}
+
+/// The images of a folder, or its texts if the model sees no images.
+fn folder(path: &Path, embedder: &Embedder) -> Result<Vec<Entry>, AppError> {
+    if embedder.images.is_some() {
+        return Ok(images(&[path.to_owned()])?.iter().map(|path| Entry::image(path)).collect());
+    }
+    let listed = std::fs::read_dir(path).map_err(AppError::file("read", path))?;
+    let mut files: Vec<PathBuf> =
+        listed.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is(path, &["txt", "md"])).collect();
+    files.sort();
+    if files.is_empty() {
+        let message = format!("{} holds no texts", path.display());
+        return Err(AppError::input(message, "files that end in .txt and .md are looked for"));
+    }
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).map_err(AppError::file("read", path))?;
+        Ok(Entry::text(path.display().to_string(), text))
+    };
+    files.iter().map(read).collect()
+}
+
+/// The vectors of entries of one kind.
+fn vectors(embedder: &Embedder, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppError> {
+    let (mut texts, mut pictures) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match &entry.content {
+            Content::Text(text) => texts.push(text.clone()),
+            Content::Image(path) => pictures.push(Picture::open(path).map_err(AppError::image)?),
+        }
+    }
+    let lacks = |kind: &str| {
+        AppError::input(format!("the model takes no {kind}"), "use a model for them, such as CLIP for both")
+    };
+    match (&embedder.texts, &embedder.images) {
+        (None, _) if !texts.is_empty() => Err(lacks("texts")),
+        (_, None) if !pictures.is_empty() => Err(lacks("images")),
+        (Some(encoder), _) if !texts.is_empty() => Ok(encoder.embed(&texts)?),
+        (_, Some(encoder)) => Ok(encoder.embed(&pictures)),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn write_lines(entries: &[Entry], vectors: Vec<Vec<f32>>) -> Result<(), AppError> {
+    let mut out = io::stdout().lock();
+    for (entry, vector) in entries.iter().zip(vectors) {
+        let mut fields = entry.fields.clone();
+        if fields.is_empty() {
+            let (name, content) = match &entry.content {
+                Content::Text(text) => ("text", text.clone()),
+                Content::Image(path) => ("image", path.display().to_string()),
+            };
+            fields.insert(name.into(), content.into());
+        }
+        fields.insert("embedding".into(), json!(vector));
+        writeln!(out, "{}", Value::Object(fields))?;
+    }
+    Ok(out.flush()?)
+}
+
+fn table(rows: &[(String, Vec<f32>)]) -> String {
+    let row = |(name, vector): &(String, Vec<f32>)| {
+        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let first: Vec<String> = vector.iter().take(4).map(|value| format!("{value:.4}")).collect();
+        vec![name.clone(), vector.len().to_string(), format!("{length:.4}"), format!("{} ...", first.join(", "))]
+    };
+    output::table(&["entry", "values", "length", "vector"], rows.iter().map(row))
+}
