@@ -28,7 +28,8 @@ fn build(model: &str, kind: &str) -> Result<Vision, Failure> {
         "vit-base" => (768, 12),
         other => return Err(format!("{other} is neither deit-small nor vit-base").into()),
     };
-    let labels: BTreeMap<String, String> = (0..1000).map(|class| (class.to_string(), String::new())).collect();
+    let labels: BTreeMap<String, String> =
+        (0..1000).map(|class| (class.to_string(), String::new())).collect();
     let config = json!({
         "model_type": "vit", "architectures": ["ViTForImageClassification"], "id2label": labels,
         "hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width,

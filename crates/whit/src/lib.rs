@@ -5,7 +5,7 @@
 //! [`squeeze`] shortens prompts, [`shrink`] changes weights for good, and [`measure`] says what was
 //! gained and what was lost.
 
-//pub mod embed;
+pub mod embed;
 pub mod generate;
 pub mod load;
 pub mod measure;

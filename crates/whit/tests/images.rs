@@ -48,7 +48,10 @@ fn resized_pixels_equal_pillows() {
     let picture = picture("rgb.png");
     for (name, filter) in filters {
         for [height, width] in [[7, 11], [40, 23], [19, 64], [31, 37]] {
-            assert_same(&format!("resized.{name}.{height}.{width}"), &picture.resize([height, width], filter));
+            assert_same(
+                &format!("resized.{name}.{height}.{width}"),
+                &picture.resize([height, width], filter),
+            );
         }
     }
 }

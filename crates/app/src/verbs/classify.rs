@@ -66,8 +66,12 @@ impl Arguments {
     fn classifier(&self, context: &Context) -> Result<Classifier, AppError> {
         let files = self.model.files()?;
         let storage = self.model.storage(&files, context)?;
-        let labels: Vec<String> =
-            self.labels.iter().map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|label| label.trim().to_owned())
+            .filter(|label| !label.is_empty())
+            .collect();
         if labels.is_empty() {
             return Ok(Classifier::new(&files, &storage)?);
         }
@@ -86,7 +90,10 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AppError> {
         let listed = Picture::list(path).map_err(AppError::image)?;
         if listed.is_empty() {
             let message = format!("{} holds no images", path.display());
-            return Err(AppError::input(message, "PNG, JPEG, WebP and GIF files are looked for, by their endings"));
+            return Err(AppError::input(
+                message,
+                "PNG, JPEG, WebP and GIF files are looked for, by their endings",
+            ));
         }
         found.extend(listed);
     }

@@ -138,7 +138,10 @@ impl Arguments {
         mut each: impl FnMut(&[Entry], Vec<Vec<f32>>) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
         let same = |a: &Entry, b: &Entry| {
-            matches!((&a.content, &b.content), (Content::Text(_), Content::Text(_)) | (Content::Image(_), Content::Image(_)))
+            matches!(
+                (&a.content, &b.content),
+                (Content::Text(_), Content::Text(_)) | (Content::Image(_), Content::Image(_))
+            )
         };
         for kind in entries.chunk_by(same) {
             for batch in kind.chunks(usize::from(self.batch)) {
@@ -226,9 +229,7 @@ impl Entry {
             _ => return Err(wrong("it is neither a text nor an object".into())),
         };
         let mut entry = match (fields.get("text"), fields.get("image")) {
-            (Some(Value::String(text)), None) => {
-                Self::text(text.chars().take(60).collect(), text.clone())
-            }
+            (Some(Value::String(text)), None) => Self::text(text.chars().take(60).collect(), text.clone()),
             (None, Some(Value::String(path))) => Self::image(Path::new(path)),
             _ => return Err(wrong("it has not one of `text` and `image`, as a string".into())),
         };
@@ -316,7 +317,12 @@ fn table(rows: &[(String, Vec<f32>)]) -> String {
     let row = |(name, vector): &(String, Vec<f32>)| {
         let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
         let first: Vec<String> = vector.iter().take(4).map(|value| format!("{value:.4}")).collect();
-        vec![name.clone(), vector.len().to_string(), format!("{length:.4}"), format!("{} ...", first.join(", "))]
+        vec![
+            name.clone(),
+            vector.len().to_string(),
+            format!("{length:.4}"),
+            format!("{} ...", first.join(", ")),
+        ]
     };
     output::table(&["entry", "values", "length", "vector"], rows.iter().map(row))
 }

@@ -40,7 +40,7 @@ use scores::RawScores;
 use tile::{Kernels, Score};
 
 pub use mask::BitMatrix;
-pub use tensor::{Options, attention};
+pub use tensor::{Options, attention, attention_of_rows};
 pub use vertical_slash::VerticalSlash;
 
 #[cfg(test)]

@@ -44,19 +44,35 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &Options) ->
     if options.bias.is_some() || !(bias_on_host && [&q, &k, &v].into_iter().all(op::on_host)) {
         return portable(q, k, v, options);
     }
-    let [_, heads, _, head_dim] = q.dims();
-    let flash = Flash {
-        scale: options.scale.unwrap_or((head_dim as f32).sqrt().recip()),
-        softcap: options.softcap,
-        causal: options.causal,
-        window: options.window,
-        mask: options.mask.clone().map(|mask| Arc::new(BitMasks::new(mask, heads / k.dims()[1]))),
-    };
+    let flash = Flash::new(options, &q, k.dims()[1], Order::Heads);
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
     Tensor::from_dispatch(match &options.key_bias {
         Some(bias) => op::apply(flash, [q, k, v, bias.clone().into_dispatch()]),
         None => op::apply(flash, [q, k, v]),
     })
+}
+
+/// As [`attention`], on queries, keys and values `[batch, tokens, heads, head_dim]` as linear layers give
+/// them, without copying them into another order where no gradient is wanted. Returns the queries' shape.
+///
+/// # Panics
+/// As [`attention`].
+pub fn attention_of_rows(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: &Options) -> Tensor<4> {
+    let learns = [&q, &k, &v].into_iter().any(|tensor| tensor.device().is_autodiff());
+    let on_host = [&q, &k, &v].into_iter().all(op::on_host);
+    let learned_bias = options.key_bias.as_ref().is_some_and(|bias| bias.device().is_autodiff());
+    if learns || learned_bias || !on_host || options.bias.is_some() {
+        let [q, k, v] = [q, k, v].map(|tensor| tensor.swap_dims(1, 2));
+        return attention(q, k, v, options).swap_dims(1, 2);
+    }
+    let flash = Flash::new(options, &q, k.dims()[2], Order::Rows);
+    let bias = options.key_bias.clone().map(op::host);
+    let [q, k, v] = [q, k, v].map(op::host);
+    let output = match &bias {
+        Some(bias) => Kernel::<4>::forward(&flash, [&q, &k, &v, bias]).0,
+        None => Kernel::<3>::forward(&flash, [&q, &k, &v]).0,
+    };
+    op::tensor(output)
 }
 
 /// The kernel behind [`attention`]; its inputs are q, k, v and perhaps the bias of the keys.
@@ -67,6 +83,34 @@ struct Flash {
     causal: bool,
     window: Option<usize>,
     mask: Option<Arc<BitMasks>>,
+    order: Order,
+}
+
+/// In which order the inputs lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// `[batch, heads, tokens, head_dim]`.
+    Heads,
+    /// `[batch, tokens, heads, head_dim]`; forward only.
+    Rows,
+}
+
+impl Order {
+    /// Batch, heads, tokens and width of a head.
+    fn sizes(self, host: &Host) -> [usize; 4] {
+        match self {
+            Self::Heads => [0, 1, 2, 3].map(|index| host.dim(index)),
+            Self::Rows => [0, 2, 1, 3].map(|index| host.dim(index)),
+        }
+    }
+
+    /// Where a head of a sequence begins, and the distance between two tokens.
+    fn place(self, [_, heads, tokens, head_dim]: [usize; 4], sequence: usize, head: usize) -> (usize, usize) {
+        match self {
+            Self::Heads => ((sequence * heads + head) * tokens * head_dim, head_dim),
+            Self::Rows => ((sequence * tokens * heads + head) * head_dim, heads * head_dim),
+        }
+    }
 }
 
 /// A mask `[batch or 1, heads or 1, queries, keys]` as bits.
@@ -104,6 +148,19 @@ impl BitMasks {
 }
 
 impl Flash {
+    fn new(options: &Options, q: &Tensor<4>, kv_heads: usize, order: Order) -> Self {
+        let [_, first, second, head_dim] = q.dims();
+        let heads = if order == Order::Heads { first } else { second };
+        Self {
+            scale: options.scale.unwrap_or((head_dim as f32).sqrt().recip()),
+            softcap: options.softcap,
+            causal: options.causal,
+            window: options.window,
+            mask: options.mask.clone().map(|mask| Arc::new(BitMasks::new(mask, heads / kv_heads))),
+            order,
+        }
+    }
+
     fn biases<const N: usize>(inputs: [&Host; N]) -> Vec<Bias> {
         let rows = |bias: &&Host| bias.data().chunks(bias.width().max(1)).map(Bias::new).collect();
         inputs.get(3).map_or(Vec::new(), rows)
@@ -111,24 +168,28 @@ impl Flash {
 
     fn job<'a, const N: usize>(&'a self, inputs: [&'a Host; N], biases: &'a [Bias]) -> Job<'a> {
         let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
-        let [batch, heads, query_count, head_dim] = [0, 1, 2, 3].map(|index| q.dim(index));
-        let [kv_heads, len] = [k.dim(1), k.dim(2)];
-        assert_eq!(k.shape(), [batch, kv_heads, len, head_dim], "keys for queries {:?}", q.shape());
+        let (of_queries, of_keys) = (self.order.sizes(q), self.order.sizes(k));
+        let [batch, heads, query_count, head_dim] = of_queries;
+        let [_, kv_heads, len, _] = of_keys;
+        assert_eq!(of_keys, [batch, kv_heads, len, head_dim], "keys for queries {:?}", q.shape());
         assert_eq!(v.shape(), k.shape(), "values and keys");
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} kv heads");
-        let (group, size) = (heads / kv_heads, len * head_dim);
+        let group = heads / kv_heads;
         let head = |index: usize| {
             let bias = biases.get(index / kv_heads);
+            let (start, stride) = self.order.place(of_keys, index / kv_heads, index % kv_heads);
+            let end = start + (len.max(1) - 1) * stride + if len > 0 { head_dim } else { 0 };
+            let first = self.order.place(of_queries, index / kv_heads, index % kv_heads * group).0;
             Head {
                 view: HeadView {
-                    keys: &k.data()[index * size..][..size],
-                    values: &v.data()[index * size..][..size],
-                    stride: head_dim,
-                    value_stride: head_dim,
+                    keys: &k.data()[start..end],
+                    values: &v.data()[start..end],
+                    stride,
+                    value_stride: stride,
                     len,
                     rows: None,
                 },
-                first: index * group * query_count * head_dim,
+                first,
                 visible: Visible {
                     len,
                     queries: query_count,
@@ -152,7 +213,10 @@ impl Flash {
             query_count,
             head_dim,
             score: Score::new(self.scale, self.softcap),
-            layout: Layout { query: head_dim, head: query_count * head_dim },
+            layout: Layout {
+                query: self.order.place(of_queries, 0, 0).1,
+                head: self.order.place(of_queries, 0, 1).0,
+            },
             kernels: Kernels::of(simd::level()),
             raw: None,
         }
@@ -354,6 +418,26 @@ mod tests {
             for (a, b) in ours.iter().zip(theirs) {
                 assert!((a - b).abs() <= 3e-5 * b.abs().max(1.0), "part {part}: {a} instead of {b}");
             }
+        }
+    }
+
+    /// Both orders give the same bits, also with masks and biases and where heads share keys.
+    #[test]
+    fn rows_need_not_be_put_in_order() {
+        let device = Device::flex();
+        let [q, k, v] = [6, 2, 2].map(|heads| random([2, 70, heads, 20], &device));
+        let bits = Tensor::<4>::random([2, 1, 70, 70], Distribution::Uniform(0.0, 1.0), &device);
+        let bias = Tensor::<2>::random([2, 70], Distribution::Normal(0.0, 1.0), &device);
+        let options = [
+            Options::default(),
+            Options { causal: true, window: Some(9), ..Options::default() },
+            Options { key_bias: Some(bias), mask: Some(bits.greater_elem(0.4)), ..Options::default() },
+        ];
+        for options in options {
+            let [a, b, c] = [&q, &k, &v].map(|tensor| tensor.clone().swap_dims(1, 2));
+            let turned = attention(a, b, c, &options).swap_dims(1, 2);
+            let straight = attention_of_rows(q.clone(), k.clone(), v.clone(), &options);
+            assert_eq!(values(straight), values(turned));
         }
     }
 

@@ -13,7 +13,7 @@ use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 
 use crate::matmul::pack::{Matrix, Scratch, scratch};
-use crate::matmul::product::{Operand, Product, Start, pack_left};
+use crate::matmul::product::{Finish, Operand, Product, Start, pack_left};
 use crate::matmul::tile::{Format, Tiles};
 use crate::op::{self, Host, Kernel, Pass};
 use crate::{parallel, simd};
@@ -169,7 +169,17 @@ impl Sizes {
             scratch(Scratch::Whole, rows * depth, |panels| {
                 pack_left(&left, tiles, rows, depth, panels);
                 let (left, right) = (Operand::Packed(panels), Operand::Source(&right));
-                Product { tiles, rows, columns, depth, left, right, start: Start::Existing }.run(out);
+                Product {
+                    tiles,
+                    rows,
+                    columns,
+                    depth,
+                    left,
+                    right,
+                    start: Start::Existing,
+                    finish: Finish::default(),
+                }
+                .run(out);
             });
         }
     }

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::Options;
 use super::patches::{Direction, Geometry, Patches};
 use crate::matmul::pack::{Source, Words, pair, round_to_bf16};
-use crate::matmul::product::{Operand, Product, Start, pack_left};
+use crate::matmul::product::{Finish, Operand, Product, Start, pack_left};
 use crate::matmul::tile::{Format, Tiles};
 use crate::op::{self, Host};
 use crate::{parallel, simd};
@@ -185,6 +185,7 @@ impl Weights {
                 left: Operand::Packed(&self.panels[group * size..][..size]),
                 right: Operand::Source(&right),
                 start,
+                finish: Finish::default(),
             };
             product.run(out);
         };

@@ -1,7 +1,7 @@
 //! Linear layers with `f32` weights.
 
 use crate::matmul::pack::{Matrix, Words};
-use crate::matmul::product::{Operand, Product, Start, pack_right, right_words};
+use crate::matmul::product::{Finish, Operand, Product, Start, pack_right, right_words};
 use crate::matmul::tile::{COLUMNS, Format, Tiles};
 use crate::simd;
 
@@ -66,15 +66,20 @@ impl Packed {
     /// # Panics
     /// If a slice does not have the size that `rows` says.
     pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32]) {
-        self.forward_with(Tiles::new(Format::F32, simd::features()), x, rows, out);
+        self.finished(x, rows, Finish::default(), out);
     }
 
-    fn forward_with(&self, tiles: Tiles, x: &[f32], rows: usize, out: &mut [f32]) {
+    /// [`Self::forward`] with what is done to the results at once.
+    pub(super) fn finished(&self, x: &[f32], rows: usize, finish: Finish<'_>, out: &mut [f32]) {
+        self.run(Tiles::new(Format::F32, simd::features()), x, rows, finish, out);
+    }
+
+    fn run(&self, tiles: Tiles, x: &[f32], rows: usize, finish: Finish<'_>, out: &mut [f32]) {
         let (columns, depth) = (self.outputs, self.inputs);
         assert_eq!(x.len(), rows * depth, "x is not {rows} rows of {depth}");
         let left = Matrix { data: x, depth, line_stride: depth, depth_stride: 1, format: Format::F32 };
         let (left, right) = (Operand::Source(&left), Operand::Packed(&self.panels));
-        Product { tiles, rows, columns, depth, left, right, start: Start::Zero }.run(out);
+        Product { tiles, rows, columns, depth, left, right, start: Start::Zero, finish }.run(out);
     }
 
     /// The words of 32 outputs, depth-major: what a [tile](crate::matmul::tile::Tile) takes on its right.
@@ -139,11 +144,11 @@ mod tests {
             for features in levels() {
                 let tiles = Tiles::new(Format::F32, features);
                 let mut whole = vec![0.0; rows * outputs];
-                packed.forward_with(tiles, &x, rows, &mut whole);
+                packed.run(tiles, &x, rows, Finish::default(), &mut whole);
                 assert_close(&whole, &expected, rounding(inputs));
                 for (x, whole) in x.chunks(inputs).zip(whole.chunks(outputs)) {
                     let mut alone = vec![0.0; outputs];
-                    packed.forward_with(tiles, x, 1, &mut alone);
+                    packed.run(tiles, x, 1, Finish::default(), &mut alone);
                     prop_assert_eq!(whole, &alone[..]);
                 }
             }

@@ -30,6 +30,8 @@ use std::str::FromStr;
 use burn::tensor::Tensor;
 use thiserror::Error;
 
+use crate::activation::Activation;
+use crate::matmul::product::Finish;
 use crate::op::{self, Host};
 use quantized::Quantized;
 pub use sparse::Pattern;
@@ -403,21 +405,34 @@ impl PackedLinear {
     /// # Panics
     /// If a slice has another length than the shapes say: a caller's bug.
     pub fn forward(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+        self.activated(x, rows, (bias, None), out);
+    }
+
+    /// As [`Self::forward`], with an activation function applied to the results while they are in the cache.
+    ///
+    /// # Panics
+    /// As [`Self::forward`].
+    pub fn activated(
+        &self,
+        x: &[f32],
+        rows: usize,
+        (bias, activation): (Option<&[f32]>, Option<Activation>),
+        out: &mut [f32],
+    ) {
         assert_eq!(x.len(), rows * self.inputs, "activations of {rows} rows of {}", self.inputs);
         assert_eq!(out.len(), rows * self.outputs, "results of {rows} rows of {}", self.outputs);
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "a bias for {} outputs", self.outputs);
         match &self.weights {
-            Weights::Quantized(weights) => multiply::one(weights, x, rows, bias, out),
-            Weights::F32(weights) => weights.forward(x, rows, out),
-            Weights::Bf16(weights) => weights.forward(x, rows, out),
-            Weights::Sparse(weights) => weights.forward(x, rows, out),
-        }
-        if matches!(self.weights, Weights::Quantized(_)) {
-            return;
-        }
-        if let Some(bias) = bias {
-            for row in out.chunks_exact_mut(self.outputs.max(1)) {
-                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            Weights::F32(weights) => weights.finished(x, rows, Finish { bias, activation }, out),
+            Weights::Bf16(weights) => weights.finished(x, rows, Finish { bias, activation }, out),
+            Weights::Quantized(weights) => {
+                multiply::one(weights, x, rows, bias, out);
+                activation.into_iter().for_each(|activation| activation.in_place(out));
+            }
+            Weights::Sparse(weights) => {
+                weights.forward(x, rows, out);
+                let finish = Finish { bias, activation };
+                out.chunks_exact_mut(self.outputs.max(1)).for_each(|row| finish.apply(0..self.outputs, row));
             }
         }
     }
@@ -446,21 +461,31 @@ impl PackedLinear {
 }
 
 /// Multiplies the same `x` (`[rows, inputs]`) with several layers (query, key and value; gate and
-/// up): as [`PackedLinear::forward`] for each without bias, with the activations quantised once.
+/// up): as [`PackedLinear::forward`] for each, with the activations quantised once.
 ///
 /// # Panics
 /// If a slice has another length than the shapes say, or there are not as many `outs` as layers.
-pub fn forward_many(layers: &[&PackedLinear], x: &[f32], rows: usize, outs: &mut [&mut [f32]]) {
+pub fn forward_many(
+    layers: &[(&PackedLinear, Option<&[f32]>)],
+    x: &[f32],
+    rows: usize,
+    outs: &mut [&mut [f32]],
+) {
     assert_eq!(layers.len(), outs.len(), "one result for each layer");
     let mut jobs = Vec::with_capacity(layers.len());
-    for (layer, out) in layers.iter().zip(outs) {
+    for ((layer, bias), out) in layers.iter().zip(outs) {
         match &layer.weights {
             Weights::Quantized(weights) => {
                 assert_eq!(x.len(), rows * layer.inputs, "activations of {rows} rows of {}", layer.inputs);
                 assert_eq!(out.len(), rows * layer.outputs, "results of {rows} rows of {}", layer.outputs);
-                jobs.push((weights, &mut **out));
+                assert!(
+                    bias.is_none_or(|bias| bias.len() == layer.outputs),
+                    "a bias for {} outputs",
+                    layer.outputs
+                );
+                jobs.push((weights, *bias, &mut **out));
             }
-            _ => layer.forward(x, rows, None, out),
+            _ => layer.forward(x, rows, *bias, out),
         }
     }
     multiply::many(&mut jobs, x, rows);
@@ -470,14 +495,20 @@ pub fn forward_many(layers: &[&PackedLinear], x: &[f32], rows: usize, outs: &mut
 ///
 /// # Panics
 /// If the width of `x` is not the inputs of every layer: a caller's bug.
-pub fn linear_many(x: Tensor<2>, layers: &[&PackedLinear]) -> Vec<Tensor<2>> {
+pub fn linear_many(x: Tensor<2>, layers: &[(&PackedLinear, Option<Tensor<1>>)]) -> Vec<Tensor<2>> {
     let device = x.device();
     let x = op::host(x);
     let rows = x.dim(0);
-    let mut outs: Vec<Vec<f32>> = layers.iter().map(|layer| vec![0.0; rows * layer.outputs()]).collect();
+    let biases: Vec<Option<Host>> = layers.iter().map(|(_, bias)| bias.clone().map(op::host)).collect();
+    let with_biases: Vec<(&PackedLinear, Option<&[f32]>)> = layers
+        .iter()
+        .zip(&biases)
+        .map(|((layer, _), bias)| (*layer, bias.as_ref().map(Host::data)))
+        .collect();
+    let mut outs: Vec<Vec<f32>> = layers.iter().map(|(layer, _)| vec![0.0; rows * layer.outputs()]).collect();
     let mut slices: Vec<&mut [f32]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
-    forward_many(layers, x.data(), rows, &mut slices);
-    let tensor = |(layer, out): (&&PackedLinear, _)| {
+    forward_many(&with_biases, x.data(), rows, &mut slices);
+    let tensor = |((layer, _), out): (&(&PackedLinear, Option<Tensor<1>>), _)| {
         op::tensor::<2>(Host::new([rows, layer.outputs()], out)).to_device(&device)
     };
     layers.iter().zip(outs).map(tensor).collect()
@@ -489,6 +520,19 @@ pub fn linear_many(x: Tensor<2>, layers: &[&PackedLinear]) -> Vec<Tensor<2>> {
 /// # Panics
 /// If the last dimension of `x` is not `weight.inputs()`, or `bias` has another length than the outputs.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: &PackedLinear, bias: Option<Tensor<1>>) -> Tensor<D> {
+    linear_activated(x, weight, bias, None)
+}
+
+/// As [`linear`], with an activation function behind it.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_activated<const D: usize>(
+    x: Tensor<D>,
+    weight: &PackedLinear,
+    bias: Option<Tensor<1>>,
+    activation: Option<Activation>,
+) -> Tensor<D> {
     let device = x.device();
     let x = op::host(x);
     let bias = bias.map(op::host);
@@ -498,6 +542,6 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: &PackedLinear, bias: Option<
         *last = weight.outputs();
     }
     let mut out = vec![0.0; rows * weight.outputs()];
-    weight.forward(x.data(), rows, bias.as_ref().map(Host::data), &mut out);
+    weight.activated(x.data(), rows, (bias.as_ref().map(Host::data), activation), &mut out);
     op::tensor::<D>(Host::new(shape, out)).to_device(&device)
 }

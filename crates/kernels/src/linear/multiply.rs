@@ -33,36 +33,33 @@ struct Job<'a> {
     run: usize,
 }
 
+/// A layer, its bias, and where the results go.
+pub(super) type Work<'a> = (&'a Quantized, Option<&'a [f32]>, &'a mut [f32]);
+
 /// Multiplies `x` with one layer.
 pub(super) fn one(weights: &Quantized, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
-    at(lanes::level(simd::features()), &mut [(weights, out)], x, rows, bias);
+    at(lanes::level(simd::features()), &mut [(weights, bias, out)], x, rows);
 }
 
 /// Multiplies `x` with several layers.
-pub(super) fn many(jobs: &mut [(&Quantized, &mut [f32])], x: &[f32], rows: usize) {
-    at(lanes::level(simd::features()), jobs, x, rows, None);
+pub(super) fn many(jobs: &mut [Work<'_>], x: &[f32], rows: usize) {
+    at(lanes::level(simd::features()), jobs, x, rows);
 }
 
 /// As [`one`] and [`many`], at a given level, which the processor must have.
-pub(super) fn at(
-    level: Level,
-    jobs: &mut [(&Quantized, &mut [f32])],
-    x: &[f32],
-    rows: usize,
-    bias: Option<&[f32]>,
-) {
-    let Some(inputs) = jobs.first().map(|(weights, _)| weights.inputs) else { return };
+pub(super) fn at(level: Level, jobs: &mut [Work<'_>], x: &[f32], rows: usize) {
+    let Some(inputs) = jobs.first().map(|(weights, ..)| weights.inputs) else { return };
     let quantize = |sharing: Sharing| {
-        let wanted = jobs.iter().any(|(weights, _)| self::sharing(weights) == sharing);
+        let wanted = jobs.iter().any(|(weights, ..)| self::sharing(weights) == sharing);
         wanted.then(|| Activations::new(x, rows, inputs, sharing, lanes::rows(level)))
     };
     let quantized = [quantize(Sharing::Group), quantize(Sharing::Row)];
     let jobs: Vec<Job<'_>> = jobs
         .iter_mut()
-        .filter_map(|(weights, out)| {
+        .filter_map(|(weights, bias, out)| {
             let activations = quantized[self::sharing(weights) as usize].as_ref()?;
             let run = (weights.panels.count() / (parallel::threads() * RUNS)).max(1);
-            Some(Job { weights, activations, out: Shared(out.as_mut_ptr()), bias, run })
+            Some(Job { weights, activations, out: Shared(out.as_mut_ptr()), bias: *bias, run })
         })
         .collect();
     let runs = |job: &Job<'_>| job.weights.panels.count().div_ceil(job.run);

@@ -65,7 +65,7 @@ fn check_against_reference(kind: WeightType, outputs: usize, inputs: usize, rows
     let expected = reference(&layer, &x, Some(&bias));
     for level in all_levels() {
         let mut out = vec![0.0; rows * outputs];
-        multiply::at(level, &mut [(quantized(&layer), &mut out)], &x, rows, Some(&bias));
+        multiply::at(level, &mut [(quantized(&layer), Some(&bias), &mut out)], &x, rows);
         for (i, (found, (wanted, size))) in out.iter().zip(&expected).enumerate() {
             let error = (f64::from(*found) - wanted).abs();
             assert!(
@@ -168,7 +168,7 @@ fn every_bit_pattern_of_a_block_survives() {
         let expected = reference(&layer, &x, None);
         for level in all_levels() {
             let mut out = vec![0.0; 24];
-            multiply::at(level, &mut [(quantized(&layer), &mut out)], &x, 3, None);
+            multiply::at(level, &mut [(quantized(&layer), None, &mut out)], &x, 3);
             for (found, (wanted, size)) in out.iter().zip(&expected) {
                 assert!(
                     (f64::from(*found) - wanted).abs() <= 1e-5 * size,
@@ -249,17 +249,17 @@ proptest! {
         let x = noise(rows * inputs, seed + 1);
         for level in all_levels() {
             let mut together = vec![0.0; rows * outputs];
-            multiply::at(level, &mut [(quantized(&layer), &mut together)], &x, rows, None);
+            multiply::at(level, &mut [(quantized(&layer), None, &mut together)], &x, rows);
             for (x, together) in x.chunks(inputs).zip(together.chunks(outputs)) {
                 let mut alone = vec![0.0; outputs];
-                multiply::at(level, &mut [(quantized(&layer), &mut alone)], x, 1, None);
+                multiply::at(level, &mut [(quantized(&layer), None, &mut alone)], x, 1);
                 prop_assert_eq!(&alone, together);
             }
         }
         let (mut single, mut first, mut second) =
             (vec![0.0; rows * outputs], vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
         layer.forward(&x, rows, None, &mut single);
-        forward_many(&[&layer, &other], &x, rows, &mut [&mut first, &mut second]);
+        forward_many(&[(&layer, None), (&other, None)], &x, rows, &mut [&mut first, &mut second]);
         prop_assert_eq!(&single, &first);
         other.forward(&x, rows, None, &mut single);
         prop_assert_eq!(&single, &second);

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 use crate::op::{self, Host, Kernel, Pass};
 use crate::simd;
 use pack::{Matrix, Scratch, scratch};
-use product::{Operand, Product, Start, pack_right, right_words};
+use product::{Finish, Operand, Product, Start, pack_right, right_words};
 use tile::{Format, Tiles};
 
 /// Sizes of a product `[rows, depth] . [depth, columns]`.
@@ -79,7 +79,7 @@ fn multiply_from(sizes: Sizes, [left, right]: [Side<'_>; 2], start: Start<'_>, o
         pack_right(&right.right(sizes), columns, depth, panels);
         let left = left.left(sizes);
         let (left, right) = (Operand::Source(&left), Operand::Packed(panels));
-        Product { tiles, rows, columns, depth, left, right, start }.run(out);
+        Product { tiles, rows, columns, depth, left, right, start, finish: Finish::default() }.run(out);
     });
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::pack::{Scratch, Source, scratch};
 use super::tile::{COLUMNS, MOST_ROWS, Tile, Tiles};
+use crate::activation::Activation;
 use crate::parallel::{self, Shared};
 
 /// Words of depth that tiles take together: a right panel of them stays in the first-level cache.
@@ -44,6 +45,31 @@ pub(crate) enum Start<'a> {
     Existing,
 }
 
+/// What is done to a row of results before it leaves the cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Finish<'a> {
+    /// Added: one value for each column.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Applied after that.
+    pub(crate) activation: Option<Activation>,
+}
+
+impl Finish<'_> {
+    fn is_nothing(self) -> bool {
+        self.bias.is_none() && self.activation.is_none()
+    }
+
+    /// Finishes the columns `columns` of a row.
+    pub(crate) fn apply(self, columns: Range<usize>, row: &mut [f32]) {
+        if let Some(bias) = self.bias {
+            row.iter_mut().zip(&bias[columns]).for_each(|(value, bias)| *value += bias);
+        }
+        if let Some(activation) = self.activation {
+            activation.in_place(row);
+        }
+    }
+}
+
 /// `out = start + left . right`, with `out` `[rows, columns]` in row-major order.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -55,6 +81,7 @@ pub(crate) struct Product<'a> {
     pub(crate) left: Operand<'a>,
     pub(crate) right: Operand<'a>,
     pub(crate) start: Start<'a>,
+    pub(crate) finish: Finish<'a>,
 }
 
 /// How many tasks a product is cut into, along its rows and its columns.
@@ -198,6 +225,22 @@ impl Task<'_> {
                 }
             });
         });
+        self.finish();
+    }
+
+    /// Finishes this task's part of the output.
+    fn finish(&self) {
+        let product = self.product;
+        if product.finish.is_nothing() {
+            return;
+        }
+        let columns = self.column_panels.start * COLUMNS..self.columns(self.column_panels.end - 1).end;
+        for row in self.rows() {
+            let start = self.out.at(row * product.columns + columns.start);
+            // SAFETY: this part of the output is this task's own.
+            let values = unsafe { std::slice::from_raw_parts_mut(start, columns.len()) };
+            product.finish.apply(columns.clone(), values);
+        }
     }
 
     fn rows(&self) -> Range<usize> {

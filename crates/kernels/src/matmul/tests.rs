@@ -109,7 +109,7 @@ proptest! {
                 let (left, right) = (Operand::Source(&left), Operand::Packed(&panels));
                 let start = Start::Zero;
                 let mut out = vec![f32::NAN; rows * columns];
-                Product { tiles, rows, columns, depth: words, left, right, start }.run(&mut out);
+                Product { tiles, rows, columns, depth: words, left, right, start, finish: Finish::default() }.run(&mut out);
                 assert_close(&out, &expected, tolerance);
             }
         }

@@ -8,7 +8,7 @@ use crate::load::ModelFiles;
 use crate::load::image::Picture;
 use crate::models::clip;
 use crate::nn::reduce::Reduce;
-use crate::nn::vars::{Init, Source, Storage};
+use crate::nn::vars::Storage;
 
 /// One class, and how sure the model is of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,10 +79,7 @@ impl Classifier {
         };
         let described: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
         let vectors = texts.embed(&described)?;
-        let scale = crate::models::Stored(files.weights.as_ref())
-            .rows("logit_scale", 0..1, 1, Init::Constant(0.0))
-            .map_err(crate::models::ModelError::from)?;
-        let scale = scale.first().map_or(1.0, |scale| scale.exp());
+        let scale = clip::scale(files.weights.as_ref())?;
         Ok(Self { images, labels, described: Some(Described { vectors, scale }) })
     }
 
@@ -100,7 +97,9 @@ impl Classifier {
         reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
     ) -> Vec<Classified> {
         let scores = match &self.described {
-            Some(described) => self.images.embed(pictures).iter().map(|image| described.scores(image)).collect(),
+            Some(described) => {
+                self.images.embed(pictures).iter().map(|image| described.scores(image)).collect()
+            }
             None => self.images.logits(pictures, reduce).unwrap_or_default(),
         };
         scores.iter().map(|scores| self.best(scores, top)).collect()

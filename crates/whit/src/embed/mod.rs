@@ -72,7 +72,9 @@ pub enum EmbedError {
         model: &'static str,
     },
     /// The model sorts nothing into classes.
-    #[error("`{found}` has no classes; give --labels with a CLIP model, or use a model ForImageClassification")]
+    #[error(
+        "`{found}` has no classes; give --labels with a CLIP model, or use a model ForImageClassification"
+    )]
     NoClasses {
         /// `model_type` of the model.
         found: String,
@@ -189,7 +191,9 @@ fn pool(states: &[f32], width: usize, pooling: Pooling, skip: usize) -> Vec<f32>
         Pooling::Last => states[states.len() - width..].to_vec(),
         Pooling::Max => {
             let mut largest = vec![f32::NEG_INFINITY; width];
-            rows().for_each(|row| largest.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(*value)));
+            rows().for_each(|row| {
+                largest.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(*value))
+            });
             largest
         }
         Pooling::Mean => {

@@ -96,9 +96,15 @@ fn pooling(path: &Path) -> Result<Pooling, EmbedError> {
         ("pooling_mode_max_tokens", Pooling::Max),
         ("pooling_mode_lasttoken", Pooling::Last),
     ];
-    let settings: Value = read_json_if_present(path)?.unwrap_or_default();
+    let settings: Option<Value> = read_json_if_present(path)?;
+    let settings = settings.ok_or_else(|| unknown(path, "a Pooling without its config.json"))?;
     if let Some(mode) = settings["pooling_mode"].as_str() {
-        let known = [("cls", Pooling::Class), ("mean", Pooling::Mean), ("max", Pooling::Max), ("lasttoken", Pooling::Last)];
+        let known = [
+            ("cls", Pooling::Class),
+            ("mean", Pooling::Mean),
+            ("max", Pooling::Max),
+            ("lasttoken", Pooling::Last),
+        ];
         let found = known.iter().find(|(name, _)| *name == mode);
         return found.map(|(_, pooling)| *pooling).ok_or_else(|| unknown(path, mode));
     }
@@ -134,7 +140,8 @@ impl Dense {
             Ok((tensor.shape.clone(), tensor.to_f32(name)?))
         };
         let (shape, values) = read("linear.weight")?;
-        let [outputs, inputs] = <[usize; 2]>::try_from(shape).map_err(|_| unknown(&path, "a weight of another shape"))?;
+        let [outputs, inputs] =
+            <[usize; 2]>::try_from(shape).map_err(|_| unknown(&path, "a weight of another shape"))?;
         let bias = match file.info("linear.bias") {
             Some(_) => Some(read("linear.bias")?.1),
             None => None,

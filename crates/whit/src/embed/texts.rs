@@ -33,7 +33,8 @@ impl Texts {
     pub fn new(model: Encoder, files: &ModelFiles, settings: Settings) -> Result<Self, EmbedError> {
         let sentence = Sentence::open(files.origin.folder())?;
         let tokenizer = files.tokenizer.clone();
-        let tokenizer = tokenizer.ok_or_else(|| EmbedError::NoTokenizer { model: files.origin.to_string() })?;
+        let tokenizer =
+            tokenizer.ok_or_else(|| EmbedError::NoTokenizer { model: files.origin.to_string() })?;
         tokenizer.check_vocabulary(model.config().vocab_size)?;
         let pooling = settings.pooling.or(sentence.pooling).unwrap_or(Pooling::Mean);
         if pooling == Pooling::Own && model.config().projection.is_none() {

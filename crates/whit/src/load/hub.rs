@@ -34,6 +34,9 @@ const SMALL_FILES: [&str; 11] = [
     "config_sentence_transformers.json",
 ];
 
+/// What sentence-transformers keeps in folders of its own.
+const NESTED: [&str; 3] = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
+
 /// Why a model could not be had from the hub.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -174,6 +177,11 @@ fn shards(index: &Path) -> Option<BTreeSet<String>> {
     Some(files.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
+/// Whether a file may be fetched: a plain name, or one of those in known folders.
+fn is_wanted(name: &str) -> bool {
+    is_plain(name) || NESTED.contains(&name)
+}
+
 struct Download<'a> {
     hub: &'a Hub,
     name: &'a str,
@@ -201,6 +209,9 @@ impl Download<'_> {
             let path = self.fetch(&repo, &file)?;
             folders.extend(path.parent().map(Path::to_owned));
         }
+        for file in NESTED.iter().filter(|file| listed.contains(**file)) {
+            self.fetch(&repo, file)?;
+        }
         match folders.into_iter().collect::<Vec<_>>().as_slice() {
             [folder] => Ok(folder.clone()),
             _ => Err(HubError::Changed { name: self.name.to_owned() }),
@@ -215,10 +226,10 @@ impl Download<'_> {
         builder.build().map_err(|e| self.error("the list of files", e))
     }
 
-    /// The plain file names of the repository; those in folders are of no use here.
+    /// The plain file names of the repository; of those in folders, only a few are of use here.
     fn list(&self, repo: &ApiRepo) -> Result<BTreeSet<String>, HubError> {
         let info = repo.info().map_err(|e| self.error("the list of files", e))?;
-        Ok(info.siblings.into_iter().map(|s| s.rfilename).filter(|name| is_plain(name)).collect())
+        Ok(info.siblings.into_iter().map(|s| s.rfilename).filter(|name| is_wanted(name)).collect())
     }
 
     fn single_weights(&self, listed: &BTreeSet<String>) -> Result<String, HubError> {
@@ -226,7 +237,8 @@ impl Download<'_> {
             return Ok("model.safetensors".to_owned());
         }
         for ending in [".safetensors", ".gguf"] {
-            let found: Vec<_> = listed.iter().filter(|name| name.ends_with(ending)).collect();
+            let fits = |name: &&String| name.ends_with(ending) && is_plain(name);
+            let found: Vec<_> = listed.iter().filter(fits).collect();
             if let [only] = found.as_slice() {
                 return Ok(only.to_string());
             }
@@ -237,7 +249,7 @@ impl Download<'_> {
 
     /// Downloads one file, taking a broken transfer up again where it stopped.
     fn fetch(&self, repo: &ApiRepo, file: &str) -> Result<PathBuf, HubError> {
-        if !is_plain(file) {
+        if !is_wanted(file) {
             return Err(self.not_safe(file, "the file name leads outside the folder".into()));
         }
         let mut attempt = 0;

@@ -14,7 +14,7 @@ mod folder;
 mod generation;
 pub mod gguf;
 mod hub;
-//pub mod image;
+pub mod image;
 pub mod packed;
 pub mod safetensors;
 mod tensor;

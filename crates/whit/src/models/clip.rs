@@ -6,19 +6,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use whit_kernels::op;
 
+use super::ModelError;
 use super::config::{self, ConfigError, size};
 use super::encoder::{self, EncoderArchitecture, Kin, Pass};
 use super::forward::{ForwardError, Outputs, Table};
 use super::names::{Names, part};
 use super::vision::{self, VisionArchitecture, raw};
-use super::{ModelError, Stored};
 use crate::load::Checkpoint;
 use crate::nn::activation::Activation;
 use crate::nn::attention::Batched;
 use crate::nn::block::BlockConfig;
 use crate::nn::decoder::NormConfig;
 use crate::nn::encoder::{Counting, Encoder, EncoderConfig, End};
-use crate::nn::vars::{Init, Source, Storage};
+use crate::nn::vars::{Storage, VarsError};
 use crate::nn::vision::{FinalNorm, Pooled, Vision, VisionConfig};
 
 /// `model_type` of a model with both encoders.
@@ -191,10 +191,21 @@ pub fn clip(
     let (vision, text) = configs(config)?;
     let vision = vision::build(&VISION, vision, checkpoint, storage, progress)?;
     let text = encoder::build(&TEXT, text, checkpoint, storage, progress)?;
-    let stored = Stored(checkpoint);
-    stored.check("logit_scale", &[])?;
-    let scale = stored.rows("logit_scale", 0..1, 1, Init::Constant(0.0))?;
-    Ok(Clip { vision, text, scale: scale.first().map_or(1.0, |scale| scale.exp()) })
+    Ok(Clip { vision, text, scale: scale(checkpoint)? })
+}
+
+/// What cosines are multiplied with.
+///
+/// # Errors
+/// If the tensor is missing or unreadable.
+pub fn scale(checkpoint: &dyn Checkpoint) -> Result<f32, ModelError> {
+    let name = "logit_scale";
+    if checkpoint.info(name).is_none() {
+        return Err(VarsError::Missing(name.into()).into());
+    }
+    let read = || checkpoint.read(name)?.to_f32(name);
+    let values = read().map_err(VarsError::from)?;
+    Ok(values.first().map_or(1.0, |scale| scale.exp()))
 }
 
 /// Rows of length one.

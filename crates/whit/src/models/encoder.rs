@@ -295,7 +295,11 @@ pub fn forward(model: &Encoder, file: &dyn Checkpoint) -> Result<Outputs, Forwar
     let known: Vec<&str> = KNOWN.into_iter().filter(wanted).collect();
     let table = Table::new(file, &known)?;
     let (pass, shape) = (Pass::read(model, &table)?, shape(file)?);
-    let (last, states) = pass.run(model);
+    let (last, mut states) = pass.run(model);
+    if model.config().end.is_none() {
+        states.pop(); // what leaves the last layer; the peer reports it normalised, but not for CLIP
+        states.push(last.clone());
+    }
     let mut outputs = Vec::with_capacity(states.len() + 4);
     outputs.extend(model.classified(last.clone()).map(|logits| named("logits".into(), shape, logits)));
     outputs.extend(pass.pooled(model, last.clone()));

@@ -44,6 +44,19 @@ impl Activation {
         }
     }
 
+    /// The kernel that a linear layer can apply to its results.
+    pub(super) fn fused(self) -> Option<activation::Activation> {
+        match self {
+            Self::Silu => Some(activation::Activation::Silu),
+            Self::Gelu => Some(activation::Activation::Gelu),
+            Self::GeluTanh => Some(activation::Activation::GeluTanh),
+            Self::QuickGelu => Some(activation::Activation::QuickGelu),
+            Self::Relu => Some(activation::Activation::Relu),
+            Self::Tanh => Some(activation::Activation::Tanh),
+            Self::SquaredRelu => None,
+        }
+    }
+
     /// `forward(gate) * up`, fused where there is a kernel for it.
     pub fn gated<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         match self {

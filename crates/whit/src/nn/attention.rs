@@ -109,7 +109,7 @@ impl Batched {
 }
 
 impl Batched {
-    /// Attention of queries `[batch, heads, tokens, head_dim]` over keys and values.
+    /// Attention of queries `[batch, tokens, heads, head_dim]` over keys and values.
     pub fn split(&self, site: &Site, [queries, keys, values]: [Tensor<4>; 3]) -> Tensor<4> {
         let options = Options {
             scale: Some(site.scale),
@@ -120,18 +120,19 @@ impl Batched {
             bias: self.bias.clone(),
             ..Options::default()
         };
-        attention::attention(queries, keys, values, &options)
+        attention::attention_of_rows(queries, keys, values, &options)
     }
 }
 
 impl Attend for Batched {
     fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
         let [tokens, heads, head_dim] = queries.dims();
-        let split = |x: Tensor<3>, heads: usize| -> Tensor<4> {
-            x.reshape([self.batch, tokens / self.batch, heads, head_dim]).swap_dims(1, 2)
+        let split = |x: Tensor<3>| {
+            let heads = x.dims()[1];
+            x.reshape([self.batch, tokens / self.batch, heads, head_dim])
         };
-        let parts = [split(queries, heads), split(keys, site.kv_heads), split(values, site.kv_heads)];
-        self.split(site, parts).swap_dims(1, 2).reshape([tokens, heads * head_dim])
+        let output = self.split(site, [queries, keys, values].map(split));
+        output.reshape([tokens, heads * head_dim])
     }
 }
 

@@ -231,11 +231,11 @@ impl Encoder {
             attend.observe(layer, &mut || x.clone());
             x = block.forward(x, attend);
         }
-        if let Some(norm) = &self.final_norm {
-            x = norm.forward(x);
-        }
         attend.observe(self.layers.len(), &mut || x.clone());
-        x
+        match &self.final_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
     }
 
     /// What is added to the scores of `length` tokens in every layer, `[heads, queries, keys]`, where

@@ -7,6 +7,8 @@ use burn::tensor::Tensor;
 use whit_kernels::linear::{self, PackedLinear};
 use whit_kernels::matmul;
 
+use super::activation::Activation;
+
 /// `y = x W^T + b`.
 ///
 /// Exactly one of the two forms of the weight is present: a parameter (training, and devices other
@@ -64,20 +66,28 @@ impl Linear {
         }
     }
 
+    /// Applies the layer and an activation function, in one pass where there is a kernel for both.
+    pub fn activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
+        match (&self.packed, &self.first, activation.fused()) {
+            (Some(packed), None, Some(fused)) => {
+                let bias = self.bias.as_ref().map(|bias| bias.val());
+                linear::linear_activated(x, packed, bias, Some(fused))
+            }
+            _ => activation.forward(self.forward(x)),
+        }
+    }
+
     /// Applies several layers to the same input, so that it is quantised only once.
     pub fn forward_many<const N: usize>(layers: [&Self; N], x: Tensor<2>) -> [Tensor<2>; N] {
-        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|layer| layer.packed_weight()).collect();
+        let packed: Vec<_> = layers
+            .iter()
+            .filter_map(|layer| Some((layer.packed_weight()?, layer.bias.as_ref().map(|bias| bias.val()))))
+            .collect();
         if packed.len() < N {
             return layers.map(|layer| layer.forward(x.clone()));
         }
         let mut outputs = linear::linear_many(x, &packed).into_iter();
-        layers.map(|layer| {
-            let output = outputs.next().unwrap_or_else(|| unreachable!("one output a layer"));
-            match &layer.bias {
-                Some(bias) => output + bias.val().unsqueeze(),
-                None => output,
-            }
-        })
+        layers.map(|_| outputs.next().unwrap_or_else(|| unreachable!("one output a layer")))
     }
 
     /// The packed weight, if that is the form and it is one matrix.

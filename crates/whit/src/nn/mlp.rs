@@ -36,7 +36,7 @@ impl Mlp {
                 let [gate, up] = Linear::forward_many([gate, &self.up_proj], x);
                 self.activation.gated(gate, up)
             }
-            None => self.activation.forward(self.up_proj.forward(x)),
+            None => self.up_proj.activated(x, self.activation),
         };
         see(Port::Down, &inner);
         self.down_proj.forward(inner)

@@ -128,10 +128,10 @@ impl Attend for Reducing<'_> {
         let key_bias = self.reducer.key_bias(layer);
         self.seen = projected.seen(self.reducer.asks(layer), key_bias.as_ref());
         let output = match self.reducer.attention(layer, &projected) {
-            Some(output) => output,
-            None => Batched { key_bias, ..Batched::whole(batch, None) }.split(site, projected.into_parts()),
+            Some(output) => output.swap_dims(1, 2),
+            None => Batched { key_bias, ..Batched::whole(batch, None) }.split(site, projected.into_rows()),
         };
-        output.swap_dims(1, 2).reshape([rows, heads * head_dim])
+        output.reshape([rows, heads * head_dim])
     }
 
     fn before_block(&mut self, layer: usize, rows: Tensor<2>) -> Tensor<2> {
@@ -146,8 +146,9 @@ impl Attend for Reducing<'_> {
 }
 
 impl Projected {
-    fn into_parts(self) -> [Tensor<4>; 3] {
-        [self.queries, self.keys, self.values]
+    /// `[batch, tokens, heads, head_dim]` each.
+    fn into_rows(self) -> [Tensor<4>; 3] {
+        [self.queries, self.keys, self.values].map(|part| part.swap_dims(1, 2))
     }
 
     fn seen(&self, asks: Asks, key_bias: Option<&Tensor<2>>) -> Seen {

@@ -98,8 +98,8 @@ proptest! {
         let (x, bias) = (noise(rows * inputs, seed + 1), noise(outputs, seed + 2));
         for level in all_levels() {
             let [mut found, mut wanted] = [(); 2].map(|()| vec![0.0; rows * outputs]);
-            multiply::at(level, &mut [(&halved, &mut found)], &x, rows, Some(&bias));
-            multiply::at(level, &mut [(&dense, &mut wanted)], &x, rows, Some(&bias));
+            multiply::at(level, &mut [(&halved, Some(&bias), &mut found)], &x, rows);
+            multiply::at(level, &mut [(&dense, Some(&bias), &mut wanted)], &x, rows);
             prop_assert_eq!(&found, &wanted, "{:?}", level);
         }
         let [mut found, mut wanted] = [(); 2].map(|()| vec![0.0; inputs]);
