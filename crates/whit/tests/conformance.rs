@@ -5,14 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use whit::generate::{Request, Sampling, Scheduler};
 use whit::methods::{
     Access, Claim, Companions, DraftModel, Fidelity, Kind, Knobs, METHODS, MethodError, ModelFacts,
     ModelKind, Plan, Selection, SideWeights, Spec, Value, Vocabulary, clash, find, page,
 };
+use whit::methods::reducers::Images;
 use whit::models;
+use whit::nn::attention::{Batched, Separate};
 use whit::nn::decoder::Decoder;
+use whit::nn::encoder::{Encoder, EncoderTokens};
+use whit::nn::reduce::{Reduce, Reducing};
+use whit::nn::tempered::Tempered;
 use whit::nn::vars::{Precision, Random, Storage, Vars};
+use whit::nn::vision::Vision;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -378,5 +385,138 @@ fn the_ends_of_every_knob_and_every_pair_without_a_clash_run() {
             let plan = with(&model, &[spec.id.to_owned(), other.id.to_owned()]);
             assert_eq!(texts(&model, &plan, &[3])[0].len(), 40, "{} {}", spec.id, other.id);
         }
+    }
+}
+
+// --- What runs a vision transformer -------------------------------------------------------------
+
+fn vision() -> Vision {
+    let json = serde_json::json!({
+        "architectures": ["ViTForImageClassification"], "model_type": "vit", "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 20,
+        "patch_size": 4, "id2label": { "0": "a", "1": "b", "2": "c" },
+    });
+    let config = models::vision::architecture(&json).unwrap().config(&json).unwrap();
+    let storage = Storage::Packed(Precision::Native);
+    Vision::new(config, &Vars::new(&Random { seed: 5 }, &storage)).unwrap()
+}
+
+fn vision_plan(methods: &[String]) -> Result<Plan, MethodError> {
+    let facts = ModelFacts { kind: ModelKind::Vision, ..example() };
+    Plan::new(&Selection::parse(methods).unwrap(), &facts)
+}
+
+/// The scores that images of these seeds get together.
+fn scores(model: &Vision, plan: &Plan, seeds: &[u32]) -> Vec<Vec<u32>> {
+    let value = |seed: u32, at: u32| ((at * at % 97 + seed * at) as f32 * 0.37).sin();
+    let values: Vec<f32> =
+        seeds.iter().flat_map(|&seed| (0..3 * 20 * 20).map(move |at| value(seed, at))).collect();
+    let pixels = Tensor::<4>::from_data(TensorData::new(values, [seeds.len(), 3, 20, 20]), &Device::flex());
+    let reducers: Option<Vec<_>> = seeds.iter().map(|_| plan.begin().reducer).collect();
+    let logits = match reducers {
+        None => {
+            let hidden = model.forward(pixels, &mut Batched::whole(seeds.len(), None));
+            model.logits(&hidden, None)
+        }
+        Some(reducers) => {
+            let mut images = Images::new(reducers, model.config().specials());
+            let hidden = model.forward(pixels, &mut Reducing::new(seeds.len(), &mut images));
+            images.finish().unwrap();
+            model.logits(&hidden, images.sizes())
+        }
+    };
+    let values = whit_kernels::op::host(logits.unwrap().logits).into_vec();
+    assert!(values.iter().all(|value| value.is_finite()));
+    values.chunks(3).map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
+}
+
+fn on_vision() -> impl Iterator<Item = &'static Spec> {
+    METHODS.iter().copied().filter(|spec| spec.models.contains(&ModelKind::Vision) && !spec.is_offline())
+}
+
+#[test]
+fn a_method_of_images_is_off_at_its_off_value_leaves_no_trace_and_needs_no_company() {
+    let model = vision();
+    let baseline = scores(&model, &vision_plan(&[]).unwrap(), &[1, 2, 3, 4]);
+    for spec in on_vision() {
+        for (knob, off) in spec.knobs.iter().filter_map(|knob| Some((knob, knob.off.clone()?))) {
+            let plan = vision_plan(&[format!("{}:{}={off}", spec.id, knob.name)]).unwrap();
+            assert_eq!(scores(&model, &plan, &[1, 2, 3, 4]), baseline, "{} {}", spec.id, knob.name);
+        }
+        let plan = vision_plan(&[spec.id.to_owned()]).unwrap();
+        let together = scores(&model, &plan, &[1, 2, 3, 4]);
+        let alone: Vec<_> = [1, 2, 3, 4].map(|seed| scores(&model, &plan, &[seed]).remove(0)).to_vec();
+        assert_eq!(together, alone, "{}", spec.id);
+        assert_ne!(together, baseline, "{} does nothing", spec.id);
+        let plain = vision_plan(&[]).unwrap();
+        assert_eq!(scores(&model, &plain, &[1, 2, 3, 4]), baseline, "{}", spec.id);
+    }
+}
+
+#[test]
+fn the_ends_of_every_knob_of_a_method_of_images_run() {
+    let model = vision();
+    for spec in on_vision() {
+        for (knob, value) in spec.knobs.iter().flat_map(|knob| knob.kind.ends().into_iter().map(move |end| (knob, end))) {
+            // What does not fit this model says so; a test above sees to it.
+            let Ok(plan) = vision_plan(&[format!("{}:{}={value}", spec.id, knob.name)]) else { continue };
+            assert_eq!(scores(&model, &plan, &[3]).len(), 1, "{} {}={value}", spec.id, knob.name);
+        }
+    }
+}
+
+// --- What runs a text encoder -------------------------------------------------------------------
+
+fn encoder() -> Encoder {
+    let json = serde_json::json!({
+        "model_type": "bert", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 64,
+    });
+    let config = models::encoder::architecture(&json).unwrap().config(&json).unwrap();
+    let storage = Storage::Packed(Precision::Native);
+    Encoder::new(config, &Vars::new(&Random { seed: 6 }, &storage)).unwrap()
+}
+
+fn states(model: &Encoder, plan: &Plan, lengths: &[usize]) -> Vec<u32> {
+    let ids: Vec<u32> = lengths.iter().flat_map(|&length| (0..length as u32).map(move |at| (at * 31 + length as u32) % 96)).collect();
+    let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+    let types = vec![0; ids.len()];
+    let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &types };
+    let separate = Separate::new(lengths.to_vec());
+    let states = match plan.begin().scale {
+        None => model.forward(tokens, &mut { separate }),
+        Some(scale) => {
+            let temperatures = (0..4).map(|layer| scale.temperature(layer)).collect();
+            model.forward(tokens, &mut Tempered::new(separate, temperatures))
+        }
+    };
+    whit_kernels::op::host(states).into_vec().iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn a_method_of_text_encoders_is_off_at_its_off_value_and_needs_no_company() {
+    let model = encoder();
+    let plan = |methods: &[String]| {
+        let facts = ModelFacts { kind: ModelKind::Encoder, ..example() };
+        Plan::new(&Selection::parse(methods).unwrap(), &facts)
+    };
+    let baseline = states(&model, &plan(&[]).unwrap(), &[9, 4, 30]);
+    let encoders = METHODS.iter().filter(|spec| spec.models.contains(&ModelKind::Encoder) && !spec.is_offline());
+    for spec in encoders {
+        for knob in spec.knobs {
+            if let Some(off) = &knob.off {
+                let plan = plan(&[format!("{}:{}={off}", spec.id, knob.name)]).unwrap();
+                assert_eq!(states(&model, &plan, &[9, 4, 30]), baseline, "{} {}", spec.id, knob.name);
+            }
+            for end in knob.kind.ends() {
+                let Ok(plan) = plan(&[format!("{}:{}={end}", spec.id, knob.name)]) else { continue };
+                assert_eq!(states(&model, &plan, &[5]).len(), 5 * 32);
+            }
+        }
+        let plan = plan(&[spec.id.to_owned()]).unwrap();
+        let together = states(&model, &plan, &[9, 4, 30]);
+        let alone: Vec<u32> = [9, 4, 30].iter().flat_map(|&length| states(&model, &plan, &[length])).collect();
+        assert_eq!(together, alone, "{}", spec.id);
+        assert_ne!(together, baseline, "{} does nothing", spec.id);
     }
 }

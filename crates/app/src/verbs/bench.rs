@@ -24,6 +24,7 @@ use crate::model::ModelArguments;
 use crate::{interrupt, model, output};
 
 mod attention;
+mod collapse;
 mod recall;
 
 pub(super) use recall::TEXTS;
@@ -43,6 +44,8 @@ enum Task {
     Attention(attention::Arguments),
     /// Keys found in a long context and the loss of a text, both read step by step as decoding reads
     Recall(recall::Arguments),
+    /// How alike the embeddings of texts are by length, at several temperatures of a text encoder's attention
+    Collapse(collapse::Arguments),
     /// Prompt compressors of real sizes, random weights
     Squeeze(bench_squeeze::Arguments),
 }
@@ -140,6 +143,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
         Task::Text(arguments) => arguments,
         Task::Attention(arguments) => return attention::run(arguments, context),
         Task::Recall(arguments) => return recall::run(arguments, context),
+        Task::Collapse(arguments) => return collapse::run(arguments, context),
         Task::Squeeze(arguments) => return bench_squeeze::run(arguments, context),
     };
     interrupt::flag();

@@ -5,6 +5,7 @@ use serde_json::json;
 use whit::measure::overlap::{self, Candidate, Overlap};
 
 use super::bench::TEXTS;
+use super::calibrate_diffrate;
 use crate::context::Context;
 use crate::error::AppError;
 use crate::model::ModelArguments;
@@ -21,6 +22,8 @@ pub struct Arguments {
 enum Method {
     /// The layer in which TidalDecode selects again: whose best keys are most like those of the layers behind it
     Tidaldecode(Tidaldecode),
+    /// How many tokens each block of a vision transformer prunes and merges at a wanted cost; writes DiffRate's schedule
+    Diffrate(calibrate_diffrate::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -54,8 +57,10 @@ struct Tidaldecode {
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
-    let Method::Tidaldecode(arguments) = arguments.method;
-    arguments.run(context)
+    match arguments.method {
+        Method::Tidaldecode(arguments) => arguments.run(context),
+        Method::Diffrate(arguments) => calibrate_diffrate::run(&arguments, context),
+    }
 }
 
 impl Tidaldecode {

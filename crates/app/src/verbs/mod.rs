@@ -4,8 +4,10 @@
 use clap::{Parser, Subcommand};
 
 mod bench_squeeze;
+mod calibrate_diffrate;
 mod tour;
 mod train_squeeze;
+mod train_vision;
 
 use crate::context::{Context, Global};
 use crate::error::AppError;

@@ -12,12 +12,12 @@ use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
-use whit::train::recipes::{self, COMPRESSORS, RECIPES};
+use whit::train::recipes::{self, CLASSIFIERS, COMPRESSORS, RECIPES};
 use whit::train::run::{Objective, Outcome, Run};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::train_squeeze;
+use super::{train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -41,7 +41,8 @@ pub struct Arguments {
     #[arg(long)]
     pub(super) resume: bool,
 
-    /// Learn from the text, Markdown, Rust and JSON-lines files in this folder
+    /// Learn from the text, Markdown, Rust and JSON-lines files in this folder, or from its pictures, a folder
+    /// for each class
     #[arg(long, value_name = "DIR")]
     pub(super) data: Option<PathBuf>,
 
@@ -72,6 +73,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     }
     if let Some(recipe) = recipes::compressor(id) {
         return train_squeeze::run(recipe, &arguments, context);
+    }
+    if let Some(recipe) = recipes::classifier(id) {
+        return train_vision::run(recipe, &arguments, context);
     }
     let recipe = recipes::find(id).ok_or_else(|| {
         let known: Vec<_> = listed().map(|(id, _)| id).collect();
@@ -121,7 +125,8 @@ fn list(context: &Context) -> Result<(), AppError> {
 fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let models = RECIPES.iter().map(|recipe| (recipe.id, recipe.summary));
     let compressors = COMPRESSORS.iter().map(|recipe| (recipe.id, recipe.summary));
-    models.chain(compressors).chain([(drafter::ID, drafter::SUMMARY)])
+    let classifiers = CLASSIFIERS.iter().map(|recipe| (recipe.id, recipe.summary));
+    models.chain(compressors).chain(classifiers).chain([(drafter::ID, drafter::SUMMARY)])
 }
 
 impl Arguments {

@@ -1,7 +1,10 @@
 //! Honest numbers: what a run cost, what it gave, and against which baseline.
 
 pub mod attention;
+pub mod collapse;
+pub mod collapse_sweep;
 pub mod cost;
+pub mod macs;
 pub mod memory;
 pub mod overlap;
 pub mod pairs;

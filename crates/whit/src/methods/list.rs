@@ -24,9 +24,11 @@ methods! {
     /// Layers that a token does not go through.
     depth { early_exit }
     /// Prompts cut, tokens merged or dropped.
-    tokens { llmlingua2 spec_pc }
+    tokens { llmlingua2 spec_pc tome token_transforming evit top_k_prune random_drop diffrate }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
     weights { rtn gptq awq smoothquant magnitude wanda sparsegpt structured low_rank blockffn }
+    /// What the model attends to and knows.
+    insight { tempscale }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod list;
 pub mod merge;
 pub mod page;
 mod plan;
+pub mod reducers;
 pub mod scores;
 mod select;
 mod spec;

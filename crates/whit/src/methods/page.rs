@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Kind, Knob, METHODS, Spec, Value};
+use super::{Kind, Knob, METHODS, ModelKind, Spec, Value};
 
 /// Where the README's table of methods begins.
 pub const TABLE_START: &str = "<!-- methods: written by `whit docs` -->";
@@ -53,13 +53,24 @@ pub fn examples(spec: &Spec) -> Vec<String> {
             "whit generate --model SMALLER -p \"...\"".into(),
         ];
     }
-    let mut examples = vec![format!("whit generate --model DIR -p \"...\" --with {id}")];
+    let (run, bench) = verbs(spec);
+    let mut examples = vec![format!("{run} --with {id}")];
     if let Some(knob) = spec.knobs.first() {
         let (name, value) = (knob.name, another_value(knob));
-        examples.push(format!("whit generate --model DIR -p \"...\" --with {id}:{name}={value} --dry-run"));
+        let dry = if bench.is_some() { " --dry-run" } else { "" };
+        examples.push(format!("{run} --with {id}:{name}={value}{dry}"));
     }
-    examples.push(format!("whit bench text --model DIR --with {id}"));
+    examples.extend(bench.map(|bench| format!("{bench} --model DIR --with {id}")));
     examples
+}
+
+/// The command that runs a model of the method's first kind, and the one that measures it, if there is one.
+fn verbs(spec: &Spec) -> (&'static str, Option<&'static str>) {
+    match spec.models.first() {
+        Some(ModelKind::Vision) => ("whit classify --model DIR image.png", None),
+        Some(ModelKind::Encoder) => ("whit embed --model DIR \"...\"", None),
+        _ => ("whit generate --model DIR -p \"...\"", Some("whit bench text")),
+    }
 }
 
 /// A value other than the default, to show how a knob is set.

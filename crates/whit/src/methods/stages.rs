@@ -9,6 +9,7 @@ use std::ops::Range;
 use serde::Serialize;
 use whit_kernels::attention::Call;
 
+use super::reducers::{Looks, TokenMap, Tokens};
 use super::spec::names;
 use super::{Accepted, MethodError, Moved, TokenTree};
 use crate::generate::cache::HeadRows;
@@ -28,6 +29,8 @@ names! {
         Exit = "exit", "Between two layers of a decode step.";
         Draft = "draft", "Before a decode step, to propose tokens; after it, to learn.";
         Accept = "accept", "After the verification of a draft.";
+        AttnScale = "attn-scale", "In the attention of a text encoder, before the softmax.";
+        TokenReducer = "token-reducer", "Between the attention of an encoder's block and its feed-forward part.";
         WeightEdit = "weight-edit", "Offline: `whit shrink` goes through the model's blocks and writes new weights.";
     }
 }
@@ -337,6 +340,30 @@ pub trait Accept: Debug + Send {
     fn accept(&mut self, tree: &TokenTree, logits: &[f32], choose: &mut dyn FnMut(usize) -> u32) -> Accepted;
 }
 
+/// Says what the scores of a text encoder's attention are divided by.
+pub trait AttnScale: Debug + Send {
+    /// The temperature of a layer; 1 leaves its scores as they are.
+    fn temperature(&self, layer: usize) -> f32;
+}
+
+/// Makes the tokens of one image fewer inside an encoder. All images of a batch must be left with the same number.
+pub trait TokenReducer: Debug + Send {
+    /// Whether tokens go in this block, where an image has so many patches.
+    fn acts(&self, layer: usize, patches: usize) -> bool;
+
+    /// What it wants to see of the blocks in which it acts.
+    fn looks(&self) -> Looks;
+
+    /// Whether attention counts each token as often as it has patches: `softmax(q k + ln size)`.
+    fn proportional(&self) -> bool;
+
+    /// The reduction in a block in which it acts; none leaves the tokens as they are.
+    ///
+    /// # Errors
+    /// If the tokens do not fit the method's knobs.
+    fn reduce(&mut self, tokens: &Tokens<'_>) -> Result<Option<TokenMap>, MethodError>;
+}
+
 /// Changes the weights of a model, offline and for good. Its state belongs to one run of
 /// [`shrink`](crate::shrink).
 pub trait WeightEdit: Debug + Send {
@@ -384,6 +411,10 @@ pub enum Stage {
     Draft(Box<dyn Draft>),
     /// See [`Accept`].
     Accept(Box<dyn Accept>),
+    /// See [`AttnScale`].
+    AttnScale(Box<dyn AttnScale>),
+    /// See [`TokenReducer`].
+    TokenReducer(Box<dyn TokenReducer>),
     /// See [`WeightEdit`].
     WeightEdit(Box<dyn WeightEdit>),
 }
@@ -407,6 +438,10 @@ pub struct Stages {
     pub draft: Option<Box<dyn Draft>>,
     /// The owner of the acceptance.
     pub accept: Option<Box<dyn Accept>>,
+    /// The temperatures of a text encoder's attention.
+    pub scale: Option<Box<dyn AttnScale>>,
+    /// The owner of the tokens inside an encoder.
+    pub reducer: Option<Box<dyn TokenReducer>>,
     /// Called block by block, each on what the one before left; only [`shrink`](crate::shrink) calls them.
     pub weight_edits: Vec<Box<dyn WeightEdit>>,
 }
@@ -422,6 +457,8 @@ impl Stages {
         self.exit = other.exit.or(self.exit.take());
         self.draft = other.draft.or(self.draft.take());
         self.accept = other.accept.or(self.accept.take());
+        self.scale = other.scale.or(self.scale.take());
+        self.reducer = other.reducer.or(self.reducer.take());
         self.weight_edits.extend(other.weight_edits);
     }
 
@@ -436,6 +473,8 @@ impl Stages {
             (self.exit.is_some(), StageKind::Exit),
             (self.draft.is_some(), StageKind::Draft),
             (self.accept.is_some(), StageKind::Accept),
+            (self.scale.is_some(), StageKind::AttnScale),
+            (self.reducer.is_some(), StageKind::TokenReducer),
             (!self.weight_edits.is_empty(), StageKind::WeightEdit),
         ];
         present.into_iter().filter_map(|(present, kind)| present.then_some(kind)).collect()
@@ -455,6 +494,8 @@ impl FromIterator<Stage> for Stages {
                 Stage::Exit(stage) => all.exit = Some(stage),
                 Stage::Draft(stage) => all.draft = Some(stage),
                 Stage::Accept(stage) => all.accept = Some(stage),
+                Stage::AttnScale(stage) => all.scale = Some(stage),
+                Stage::TokenReducer(stage) => all.reducer = Some(stage),
                 Stage::WeightEdit(stage) => all.weight_edits.push(stage),
             }
         }

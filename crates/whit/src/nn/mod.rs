@@ -18,5 +18,6 @@ pub mod norm;
 mod positions;
 pub mod reduce;
 pub mod rotary;
+pub mod tempered;
 pub mod vars;
 pub mod vision;

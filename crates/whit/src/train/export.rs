@@ -12,6 +12,7 @@ use crate::load::safetensors::save;
 use crate::load::{Dtype, RawTensor};
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
+use crate::nn::vision::Vision;
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and
 /// `tokenizer_config.json` into `folder`.
@@ -67,6 +68,65 @@ pub fn save_encoder(
     });
     write_json(&folder.join("tokenizer_config.json"), &settings)?;
     write_whole(&folder.join("tokenizer.json"), tokenizer)
+}
+
+/// Writes `config.json`, `model.safetensors` and `preprocessor_config.json` of a ViT into `folder`.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
+    let settings = model.config();
+    let (width, [high, wide]) = (settings.block.width, settings.patch);
+    let mut tensors = Vec::new();
+    parameters::read(model, |path, shape, values| {
+        let shape = match path {
+            "class_token" | "position_embeddings" => vec![1, shape[0], width],
+            "patch_projection.weight" => vec![width, settings.channels, high, wide],
+            _ => shape,
+        };
+        tensors.push((vision_name(path), half_precision(shape, &values)));
+    });
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    write_json(&folder.join("config.json"), config)?;
+    let [height, width] = settings.image;
+    let preparation = json!({
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": true, "size": { "height": height, "width": width }, "resample": 2,
+        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    });
+    write_json(&folder.join("preprocessor_config.json"), &preparation)
+}
+
+/// The name that ViT's checkpoints give a parameter, from its path in the module.
+fn vision_name(path: &str) -> String {
+    const PARTS: [(&str, &str); 8] = [
+        ("query.", "attention.attention.query."),
+        ("key.", "attention.attention.key."),
+        ("value.", "attention.attention.value."),
+        ("attention_output.", "attention.output.dense."),
+        ("attention_norm.", "layernorm_before."),
+        ("mlp.up_proj.", "intermediate.dense."),
+        ("mlp.down_proj.", "output.dense."),
+        ("output_norm.", "layernorm_after."),
+    ];
+    if path.starts_with("classifier") {
+        return path.to_owned();
+    }
+    if let Some((layer, part)) = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
+        let renamed =
+            PARTS.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", part.strip_prefix(ours)?)));
+        return format!("vit.encoder.layer.{layer}.{}", renamed.unwrap_or_else(|| part.to_owned()));
+    }
+    let name = path
+        .replace("class_token", "embeddings.cls_token")
+        .replace("position_embeddings", "embeddings.position_embeddings")
+        .replace("patch_projection", "embeddings.patch_embeddings.projection")
+        .replace("final_norm", "layernorm");
+    format!("vit.{name}")
 }
 
 /// The name that BERT's checkpoints give a parameter, from its path in the module.
@@ -142,6 +202,18 @@ mod tests {
         assert_eq!(file_name("layers.0.mlp.up_proj.weight", &blocks), "model.layers.0.mlp.up_proj");
         assert_eq!(file_name("norm.weight", &json!({})), "model.norm.weight");
         assert_eq!(file_name("lm_head.weight", &json!({})), "lm_head.weight");
+    }
+
+    #[test]
+    fn paths_of_a_vit_become_the_names_of_checkpoints() {
+        assert_eq!(
+            vision_name("layers.3.query.weight"),
+            "vit.encoder.layer.3.attention.attention.query.weight"
+        );
+        assert_eq!(vision_name("layers.0.output_norm.bias"), "vit.encoder.layer.0.layernorm_after.bias");
+        assert_eq!(vision_name("patch_projection.bias"), "vit.embeddings.patch_embeddings.projection.bias");
+        assert_eq!(vision_name("final_norm.weight"), "vit.layernorm.weight");
+        assert_eq!(vision_name("classifier.weight"), "classifier.weight");
     }
 
     #[test]

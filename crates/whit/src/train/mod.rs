@@ -18,11 +18,13 @@ pub mod log;
 pub mod optimizer;
 pub mod parameters;
 pub mod plot;
+pub mod rates;
 pub mod recipes;
 pub mod run;
 pub mod schedule;
 pub mod sparsity;
 pub mod squeeze;
+pub mod vision;
 pub mod vocabulary;
 pub mod windows;
 

@@ -2,6 +2,7 @@
 
 use super::language::LanguageRecipe;
 use super::squeeze::SqueezeRecipe;
+use super::vision::VisionRecipe;
 
 /// What a recipe makes.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,27 @@ pub struct Compressor {
     pub squeeze: fn() -> SqueezeRecipe,
 }
 
+/// What a recipe for a classifier of pictures makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Classifier {
+    /// The word for it on the command line.
+    pub id: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Its settings.
+    pub vision: fn() -> VisionRecipe,
+}
+
 mod squeeze_en;
+mod toy_vit;
+
+/// Every recipe for a classifier of pictures.
+pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE];
+
+/// The recipe for a classifier called `id`.
+pub fn classifier(id: &str) -> Option<&'static Classifier> {
+    CLASSIFIERS.iter().find(|recipe| recipe.id == id)
+}
 
 /// Every recipe for a compressor.
 pub static COMPRESSORS: &[Compressor] = &[squeeze_en::RECIPE];
