@@ -9,7 +9,7 @@ neighbouring inputs, lowest first; `qzeros`, the same over neighbouring outputs,
 format `gptq` and as it is in `gptq_v2`; `scales`; and `g_idx`, the group of every input. A weight is
 `scale * (level - zero)`. The matrices must be those of the folder that `--dense` writes, and transformers' logits with
 them those of `whit forward` on the packed folder. Needs torch, transformers, safetensors and numpy. With gptqmodel
-installed, transformers loads the packed folder itself too (`--load`).
+and optimum installed, transformers loads the packed folder itself too (`--load`), which rounds to 16 bits.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="target/release/whit")
     parser.add_argument("--model", default="models/rust-lm")
-    parser.add_argument("--load", action="store_true", help="also let transformers load the folder (needs gptqmodel)")
+    parser.add_argument("--load", action="store_true", help="also let transformers load the folder (needs gptqmodel and optimum)")
     arguments = parser.parse_args()
     wrong = 0
     for method in CASES:
