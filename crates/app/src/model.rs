@@ -76,6 +76,11 @@ impl ModelArguments {
         Ok(model?)
     }
 
+    /// The plan of the methods `with` on the model that `files` hold, where no second model is wanted.
+    pub fn live_plan(&self, with: &[String], files: &ModelFiles) -> Result<Plan, AppError> {
+        Ok(Plan::new(&Selection::parse(with)?, &models::facts(&files.config)?)?.live()?)
+    }
+
     /// The form in which the weights are kept.
     pub fn storage(&self, files: &ModelFiles, context: &Context) -> Result<Storage, AppError> {
         let facts = models::facts(&files.config)?;

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
 use whit::load;
+use whit::load::image::Preprocessor;
 use whit::measure::macs::VisionCost;
 use whit::methods::reducers::rates::Rates;
 use whit::models;
@@ -65,7 +66,14 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), AppErr
     let storage = Storage::Dense(device.clone());
     let model = models::vision::vision(&files.config, files.weights.as_ref(), &storage, &|_| {})?;
     let cost = VisionCost::of(model.config());
-    let samples = Samples::open(arguments.images.as_deref(), model.config().image, arguments.batch.into())?;
+    let preprocessor = match files.origin.folder() {
+        Some(folder) => Preprocessor::open(folder).map_err(AppError::image)?,
+        None => None,
+    };
+    let preprocessor = preprocessor.unwrap_or_else(|| Preprocessor::vit(model.config().image[0]));
+    let colours = preprocessor.normalise.unwrap_or(([0.0; 3], [1.0; 3]));
+    let (images, batch) = (arguments.images.as_deref(), arguments.batch.into());
+    let samples = Samples::open(images, model.config().image, batch, colours)?;
     let search = Search {
         keep: arguments.keep,
         steps: arguments.steps,

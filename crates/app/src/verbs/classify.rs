@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use whit::embed::{Classified, Classifier};
+use whit::load::ModelFiles;
 use whit::load::image::Picture;
+use whit::methods::reducers::Passes;
 
 use crate::context::Context;
 use crate::error::AppError;
@@ -24,6 +26,10 @@ pub struct Arguments {
 
     #[command(flatten)]
     model: ModelArguments,
+
+    /// Switch a method on; may be repeated
+    #[arg(long, value_name = "METHOD[:KNOB=VALUE,...]")]
+    with: Vec<String>,
 
     /// How many classes to show, the likeliest first
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
@@ -50,12 +56,16 @@ struct Report {
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let images = images(&arguments.images)?;
-    let classifier = arguments.classifier(context)?;
+    let files = arguments.model.files()?;
+    let plan = arguments.model.live_plan(&arguments.with, &files)?;
+    let classifier = arguments.classifier(&files, context)?;
+    let passes = Passes::new(&plan, classifier.images().model().config().specials());
     let mut reports = Vec::with_capacity(images.len());
     for batch in images.chunks(usize::from(arguments.batch)) {
         let pictures = batch.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>();
-        let classified =
-            classifier.classify(&pictures.map_err(AppError::image)?, arguments.top, &mut |_| None);
+        let pictures = pictures.map_err(AppError::image)?;
+        let classified = classifier.classify(&pictures, arguments.top, &mut |images| passes.begin(images));
+        passes.finish()?;
         let report = |(path, classes): (&PathBuf, _)| Report { image: path.display().to_string(), classes };
         reports.extend(batch.iter().zip(classified).map(report));
     }
@@ -63,9 +73,8 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
 }
 
 impl Arguments {
-    fn classifier(&self, context: &Context) -> Result<Classifier, AppError> {
-        let files = self.model.files()?;
-        let storage = self.model.storage(&files, context)?;
+    fn classifier(&self, files: &ModelFiles, context: &Context) -> Result<Classifier, AppError> {
+        let storage = self.model.storage(files, context)?;
         let labels: Vec<String> = self
             .labels
             .iter()
@@ -73,9 +82,9 @@ impl Arguments {
             .filter(|label| !label.is_empty())
             .collect();
         if labels.is_empty() {
-            return Ok(Classifier::new(&files, &storage)?);
+            return Ok(Classifier::new(files, &storage)?);
         }
-        Ok(Classifier::described(&files, &storage, labels, &self.template)?)
+        Ok(Classifier::described(files, &storage, labels, &self.template)?)
     }
 }
 

@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use whit::embed::{Embedder, Pooling, Settings, cosine};
 use whit::load::image::Picture;
+use whit::methods::Plan;
+use whit::methods::reducers::Passes;
 
 use super::classify::images;
 use crate::context::Context;
@@ -28,6 +30,10 @@ pub struct Arguments {
 
     #[command(flatten)]
     model: ModelArguments,
+
+    /// Switch a method on; may be repeated
+    #[arg(long, value_name = "METHOD[:KNOB=VALUE,...]")]
+    with: Vec<String>,
 
     /// How tokens become one vector [default: as the model's files say]
     #[arg(long, value_enum)]
@@ -66,6 +72,13 @@ enum PoolingName {
     Last,
 }
 
+/// An embedder with methods.
+#[derive(Debug)]
+struct Planned {
+    embedder: Embedder,
+    plan: Plan,
+}
+
 /// Something to embed.
 #[derive(Debug)]
 struct Entry {
@@ -90,8 +103,11 @@ struct Hit {
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let files = arguments.model.files()?;
     let storage = arguments.model.storage(&files, context)?;
-    let embedder = Embedder::new(&files, &storage, arguments.settings())?;
-    let entries = arguments.entries(&embedder)?;
+    let plan = arguments.model.live_plan(&arguments.with, &files)?;
+    let mut embedder = Embedder::new(&files, &storage, arguments.settings())?;
+    embedder.texts = embedder.texts.map(|texts| texts.with(&plan));
+    let embedder = Planned { embedder, plan };
+    let entries = arguments.entries(&embedder.embedder)?;
     if entries.is_empty() {
         return Err(AppError::input("there is nothing to embed", "give texts, one a line, or images"));
     }
@@ -133,7 +149,7 @@ impl Arguments {
     /// The vectors of `entries`, in batches; `each` is given every batch as it is done.
     fn embed(
         &self,
-        embedder: &Embedder,
+        embedder: &Planned,
         entries: &[Entry],
         mut each: impl FnMut(&[Entry], Vec<Vec<f32>>) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
@@ -151,7 +167,7 @@ impl Arguments {
         Ok(())
     }
 
-    fn write(&self, embedder: &Embedder, entries: Vec<Entry>, context: &Context) -> Result<(), AppError> {
+    fn write(&self, embedder: &Planned, entries: Vec<Entry>, context: &Context) -> Result<(), AppError> {
         if self.jsonl {
             return self.embed(embedder, &entries, |batch, vectors| write_lines(batch, vectors));
         }
@@ -167,12 +183,12 @@ impl Arguments {
 
     fn search(
         &self,
-        embedder: &Embedder,
+        embedder: &Planned,
         entries: &[Entry],
         query: &str,
         context: &Context,
     ) -> Result<(), AppError> {
-        let wanted = vectors(embedder, &[Entry::query(query, embedder)])?.remove(0);
+        let wanted = vectors(embedder, &[Entry::query(query, &embedder.embedder)])?.remove(0);
         let mut hits = Vec::with_capacity(entries.len());
         self.embed(embedder, entries, |batch, vectors| {
             let hit = |(entry, vector): (&Entry, Vec<f32>)| Hit {
@@ -276,7 +292,8 @@ fn folder(path: &Path, embedder: &Embedder) -> Result<Vec<Entry>, AppError> {
 }
 
 /// The vectors of entries of one kind.
-fn vectors(embedder: &Embedder, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppError> {
+fn vectors(planned: &Planned, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppError> {
+    let embedder = &planned.embedder;
     let (mut texts, mut pictures) = (Vec::new(), Vec::new());
     for entry in entries {
         match &entry.content {
@@ -291,7 +308,12 @@ fn vectors(embedder: &Embedder, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppE
         (None, _) if !texts.is_empty() => Err(lacks("texts")),
         (_, None) if !pictures.is_empty() => Err(lacks("images")),
         (Some(encoder), _) if !texts.is_empty() => Ok(encoder.embed(&texts)?),
-        (_, Some(encoder)) => Ok(encoder.embed(&pictures)),
+        (_, Some(encoder)) => {
+            let passes = Passes::new(&planned.plan, encoder.model().config().specials());
+            let vectors = encoder.embed_with(&pictures, &mut |images| passes.begin(images));
+            passes.finish()?;
+            Ok(vectors)
+        }
         _ => Ok(Vec::new()),
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use whit::load::safetensors::{self, Safetensors};
 use whit::load::{self, RawTensor};
+use whit::methods::{Plan, Selection};
 use whit::models;
 use whit::nn::vars::Storage;
 
@@ -40,6 +41,10 @@ pub struct Arguments {
     /// Never use the network
     #[arg(long)]
     offline: bool,
+
+    /// Switch a method on; may be repeated
+    #[arg(long, value_name = "METHOD[:KNOB=VALUE,...]")]
+    with: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +66,8 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let files = load::open(&arguments.model, &options)?;
     let storage = storage(&arguments.dtype, &files.config, context)?;
     let model = models::network(&files.config, files.weights.as_ref(), &storage, &|_| {})?;
-    let outputs = model.forward(&Safetensors::open(&arguments.input)?)?;
+    let plan = Plan::new(&Selection::parse(&arguments.with)?, &models::facts(&files.config)?)?.live()?;
+    let outputs = model.forward_with(&Safetensors::open(&arguments.input)?, &plan)?;
     let named: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     safetensors::save(&arguments.out, &named, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
 

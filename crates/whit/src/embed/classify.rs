@@ -83,6 +83,11 @@ impl Classifier {
         Ok(Self { images, labels, described: Some(Described { vectors, scale }) })
     }
 
+    /// The encoder of images in it.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
     /// The classes, in the model's order.
     pub fn labels(&self) -> &[String] {
         &self.labels
@@ -98,7 +103,8 @@ impl Classifier {
     ) -> Vec<Classified> {
         let scores = match &self.described {
             Some(described) => {
-                self.images.embed(pictures).iter().map(|image| described.scores(image)).collect()
+                let vectors = self.images.embed_with(pictures, reduce);
+                vectors.iter().map(|image| described.scores(image)).collect()
             }
             None => self.images.logits(pictures, reduce).unwrap_or_default(),
         };

@@ -59,17 +59,27 @@ impl Images {
 
     /// The vectors of `pictures`, of which those of one size go through the model together.
     pub fn embed(&self, pictures: &[Picture]) -> Vec<Vec<f32>> {
+        self.embed_with(pictures, &mut |_| None)
+    }
+
+    /// As [`Images::embed`]; `reduce` makes the reducer of each pass, if tokens shall be merged or left out.
+    pub fn embed_with(
+        &self,
+        pictures: &[Picture],
+        reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
+    ) -> Vec<Vec<f32>> {
         self.each(pictures, |pixels| {
-            let hidden = self.model.forward(pixels.clone(), &mut Batched::whole(pixels.dims()[0], None));
-            self.vectors(&hidden)
+            let (hidden, sizes) = self.states(pixels, reduce);
+            self.vectors(&hidden, sizes)
         })
     }
 
-    fn vectors(&self, hidden: &Tensor<3>) -> Vec<Vec<f32>> {
+    fn vectors(&self, hidden: &Tensor<3>, sizes: Option<Tensor<2>>) -> Vec<Vec<f32>> {
         let pooled = match self.pooling {
             Pooling::Own => self.model.projected(hidden),
             Pooling::Class => Some(self.model.class_state(hidden)),
-            Pooling::Mean | Pooling::Max | Pooling::Last => None,
+            Pooling::Mean => sizes.map(|sizes| self.model.mean(hidden, Some(sizes))),
+            Pooling::Max | Pooling::Last => None,
         };
         let mut vectors: Vec<Vec<f32>> = match pooled {
             Some(pooled) => rows(pooled),
@@ -98,16 +108,25 @@ impl Images {
     }
 
     fn scores(&self, pixels: Tensor<4>, reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>) -> Logits {
+        let (hidden, sizes) = self.states(pixels, reduce);
+        let logits = self.model.logits(&hidden, sizes);
+        logits.unwrap_or_else(|| unreachable!("asked only of a model with classes"))
+    }
+
+    /// The states of the tokens, and how many patches each stands for where some were merged.
+    fn states(
+        &self,
+        pixels: Tensor<4>,
+        reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
+    ) -> (Tensor<3>, Option<Tensor<2>>) {
         let batch = pixels.dims()[0];
-        let (hidden, sizes) = match reduce(batch) {
+        match reduce(batch) {
             None => (self.model.forward(pixels, &mut Batched::whole(batch, None)), None),
             Some(mut reducer) => {
                 let hidden = self.model.forward(pixels, &mut Reducing::new(batch, reducer.as_mut()));
                 (hidden, reducer.sizes())
             }
-        };
-        let logits = self.model.logits(&hidden, sizes);
-        logits.unwrap_or_else(|| unreachable!("asked only of a model with classes"))
+        }
     }
 
     /// Calls `run` on batches `[batch, 3, height, width]` of consecutive images that have one size.

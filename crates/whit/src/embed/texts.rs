@@ -5,8 +5,10 @@ use whit_kernels::op;
 
 use super::{EmbedError, Pooling, Sentence, Settings, normalise, pool};
 use crate::load::{ModelFiles, Tokenizer};
+use crate::methods::Plan;
 use crate::nn::attention::Separate;
 use crate::nn::encoder::{Encoder, EncoderTokens};
+use crate::nn::tempered::Tempered;
 
 /// An encoder of texts with its tokenizer.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Texts {
     limit: usize,
     /// How many marks the tokenizer puts before and behind a text.
     marks: [usize; 2],
+    /// What the scores of each layer's attention are divided by; 1 behind the end.
+    temperatures: Vec<f32>,
 }
 
 /// Texts of relative positions have no longest one; their scores take memory by the square.
@@ -52,7 +56,16 @@ impl Texts {
             pooling,
             sentence,
             limit,
+            temperatures: Vec::new(),
         })
+    }
+
+    /// The same with the temperatures of `plan`, where it has some.
+    #[must_use]
+    pub fn with(self, plan: &Plan) -> Self {
+        let Some(scale) = plan.begin().scale else { return self };
+        let temperatures = (0..self.model.config().layers).map(|layer| scale.temperature(layer)).collect();
+        Self { temperatures, ..self }
     }
 
     /// What stands before a query, and before what is searched, by the model's authors.
@@ -106,7 +119,8 @@ impl Texts {
         let ids = rows.concat();
         let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &vec![0; ids.len()] };
         let bias = self.model.relative_bias(longest);
-        self.model.forward(tokens, &mut Separate { causal: config.causal, bias, ..Separate::new(lengths) })
+        let separate = Separate { causal: config.causal, bias, ..Separate::new(lengths) };
+        self.model.forward(tokens, &mut Tempered::new(separate, self.temperatures.clone()))
     }
 
     fn own(&self, rows: &[Vec<u32>], hidden: Tensor<2>) -> Vec<Vec<f32>> {

@@ -21,6 +21,7 @@ use crate::nn::block::BlockConfig;
 use crate::nn::decoder::NormConfig;
 use crate::nn::encoder::{Counting, Encoder, EncoderConfig, EncoderTokens};
 use crate::nn::inventory::weight_bytes;
+use crate::nn::tempered::Tempered;
 use crate::nn::vars::{Init, Source, Storage, Vars, VarsError};
 
 /// One architecture of a text encoder.
@@ -285,6 +286,18 @@ const KNOWN: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "posi
 /// # Errors
 /// If an input is unknown, missing, misshapen, of a wrong type, or has a value that the model has no row for.
 pub fn forward(model: &Encoder, file: &dyn Checkpoint) -> Result<Outputs, ForwardError> {
+    forward_at(model, file, Vec::new())
+}
+
+/// As [`forward`], with the temperature of each layer's attention; 1 for those behind the end.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_at(
+    model: &Encoder,
+    file: &dyn Checkpoint,
+    temperatures: Vec<f32>,
+) -> Result<Outputs, ForwardError> {
     let config = model.config();
     let with_positions = config.max_positions > 0;
     let wanted = |name: &&str| match *name {
@@ -295,7 +308,7 @@ pub fn forward(model: &Encoder, file: &dyn Checkpoint) -> Result<Outputs, Forwar
     let known: Vec<&str> = KNOWN.into_iter().filter(wanted).collect();
     let table = Table::new(file, &known)?;
     let (pass, shape) = (Pass::read(model, &table)?, shape(file)?);
-    let (last, mut states) = pass.run(model);
+    let (last, mut states) = pass.run_at(model, temperatures);
     if model.config().end.is_none() {
         states.pop(); // what leaves the last layer; the peer reports it normalised, but not for CLIP
         states.push(last.clone());
@@ -338,15 +351,19 @@ impl Pass {
 
     /// The hidden states of the last layer and those of every layer.
     pub(super) fn run(&self, model: &Encoder) -> (Tensor<2>, Vec<Tensor<2>>) {
+        self.run_at(model, Vec::new())
+    }
+
+    fn run_at(&self, model: &Encoder, temperatures: Vec<f32>) -> (Tensor<2>, Vec<Tensor<2>>) {
         let [batch, length] = self.shape;
         let attention = Batched {
             causal: model.config().causal,
             bias: model.relative_bias(length),
             ..Batched::whole(batch, None)
         };
-        let mut recorder = Recorder::new(attention, self.mask.clone());
+        let mut recorder = Tempered::new(Recorder::new(attention, self.mask.clone()), temperatures);
         let tokens = EncoderTokens { ids: &self.ids, positions: &self.positions, types: &self.types };
-        (model.forward(tokens, &mut recorder), recorder.states)
+        (model.forward(tokens, &mut recorder), recorder.into_inner().states)
     }
 
     /// The states that stand for the rows, `[batch, width]`.

@@ -10,8 +10,10 @@ use thiserror::Error;
 use whit_kernels::op;
 
 use crate::load::{Checkpoint, Dtype, LoadError, RawTensor};
+use crate::methods::MethodError;
 use crate::nn::attention::{Attend, Batched, Site};
 use crate::nn::decoder::{Decoder, Positions, Tokens};
+use crate::nn::tempered::Biased;
 
 /// The inputs that a language model takes.
 const KNOWN: [&str; 3] = ["input_ids", "attention_mask", "position_ids"];
@@ -67,6 +69,9 @@ pub enum ForwardError {
         /// The largest value that the model takes.
         largest: u32,
     },
+    /// A method that cannot run here, or failed.
+    #[error(transparent)]
+    Method(#[from] MethodError),
     /// The file could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -258,6 +263,12 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(inner: Batched, mask: Option<TensorData>) -> Self {
         Self { inner, mask, states: Vec::new() }
+    }
+}
+
+impl Biased for Recorder {
+    fn bias(&mut self) -> &mut Option<Tensor<3>> {
+        &mut self.inner.bias
     }
 }
 

@@ -6,6 +6,7 @@ use super::clip::{self, Clip};
 use super::forward::{self, ForwardError, Inputs, Outputs};
 use super::{ModelError, backbone, encoder, vision};
 use crate::load::Checkpoint;
+use crate::methods::{MethodError, Plan};
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::vars::Storage;
@@ -48,6 +49,11 @@ pub fn network(
     Ok(Network::Decoder(Box::new(model), head))
 }
 
+fn elsewhere(method: &'static str) -> ForwardError {
+    let reason = "it does not run in a single forward pass of this model".into();
+    ForwardError::Method(MethodError::Failed { method, reason })
+}
+
 impl Network {
     /// One forward pass on the tensors of `file`.
     ///
@@ -59,6 +65,24 @@ impl Network {
             Self::Encoder(model) => encoder::forward(model, file),
             Self::Vision(model) => vision::forward(model, file),
             Self::Clip(model) => clip::forward(model, file),
+        }
+    }
+
+    /// One forward pass with the methods of `plan`: token reducers in vision transformers, temperatures in text
+    /// encoders.
+    ///
+    /// # Errors
+    /// As [`Network::forward`], and if a method does not run in a single pass of this model.
+    pub fn forward_with(&self, file: &dyn Checkpoint, plan: &Plan) -> Result<Outputs, ForwardError> {
+        let Some(method) = plan.parts().first().map(|part| part.spec().id) else { return self.forward(file) };
+        match self {
+            Self::Encoder(model) => {
+                let Some(scale) = plan.begin().scale else { return Err(elsewhere(method)) };
+                let layers = 0..model.config().layers;
+                encoder::forward_at(model, file, layers.map(|layer| scale.temperature(layer)).collect())
+            }
+            Self::Vision(model) => vision::forward_with(model, file, plan),
+            Self::Decoder(..) | Self::Clip(_) => Err(elsewhere(method)),
         }
     }
 }

@@ -11,12 +11,14 @@ use super::forward::{ForwardError, Outputs, Recorder};
 use super::names::{Named, Names};
 use super::{ModelError, Stored, fits};
 use crate::load::{Checkpoint, Dtype, RawTensor};
-use crate::methods::{Companions, ModelFacts, ModelKind};
+use crate::methods::reducers::Passes;
+use crate::methods::{Companions, ModelFacts, ModelKind, Plan};
 use crate::nn::activation::Activation;
 use crate::nn::attention::Batched;
 use crate::nn::block::BlockConfig;
 use crate::nn::decoder::NormConfig;
 use crate::nn::inventory::weight_bytes;
+use crate::nn::reduce::Reducing;
 use crate::nn::vars::{Source, Storage, Vars};
 use crate::nn::vision::{FinalNorm, Head, Pooled, Vision, VisionConfig, join};
 
@@ -283,12 +285,37 @@ pub fn forward(model: &Vision, file: &dyn Checkpoint) -> Result<Outputs, Forward
     Ok(outputs)
 }
 
+/// As [`forward`], with the token reducer of `plan` where it has one; the hidden states of the layers, whose
+/// numbers of tokens then differ, are left out, and so is `noise`.
+///
+/// # Errors
+/// As [`forward`], and if a method refuses the images.
+pub fn forward_with(model: &Vision, file: &dyn Checkpoint, plan: &Plan) -> Result<Outputs, ForwardError> {
+    let passes = Passes::new(plan, model.config().specials());
+    if passes.begin(1).is_none() {
+        return forward(model, file);
+    }
+    if let Some(name) = file.names().into_iter().find(|name| !KNOWN.contains(&name.as_str())) {
+        return Err(ForwardError::UnknownInput { name, known: KNOWN.join(", ") });
+    }
+    let pixels = pixels(file, model.config())?;
+    let batch = pixels.dims()[0];
+    let Some(mut reducer) = passes.begin(batch) else { return forward(model, file) };
+    let hidden = model.forward(pixels, &mut Reducing::new(batch, reducer.as_mut()));
+    passes.finish()?;
+    Ok(outputs_of(model, &hidden, reducer.sizes()))
+}
+
 /// What the original reports of the hidden states of a pass.
 pub(super) fn outputs(model: &Vision, hidden: &Tensor<3>) -> Outputs {
+    outputs_of(model, hidden, None)
+}
+
+fn outputs_of(model: &Vision, hidden: &Tensor<3>, sizes: Option<Tensor<2>>) -> Outputs {
     let mut outputs = vec![raw("last_hidden_state", hidden.clone())];
     outputs.extend(model.pooled(hidden).map(|pooled| raw("pooler_output", pooled)));
     outputs.extend(model.projected(hidden).map(|embeds| raw("image_embeds", embeds)));
-    if let Some(logits) = model.logits(hidden, None) {
+    if let Some(logits) = model.logits(hidden, sizes) {
         outputs.push(raw("logits", logits.logits));
         let names = ["cls_logits", "distillation_logits"];
         outputs.extend(

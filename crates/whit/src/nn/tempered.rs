@@ -38,6 +38,11 @@ impl<A: Biased> Tempered<A> {
         let bias = inner.bias().clone();
         Self { inner, bias, temperatures }
     }
+
+    /// The attention inside.
+    pub fn into_inner(self) -> A {
+        self.inner
+    }
 }
 
 impl<A: Biased> Attend for Tempered<A> {

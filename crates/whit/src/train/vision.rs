@@ -298,7 +298,11 @@ pub struct Samples {
     pictures: Box<dyn Pictures>,
     size: usize,
     batch: usize,
+    colours: Colours,
 }
+
+/// Mean and deviation of each colour, taken off and divided by.
+pub type Colours = ([f32; 3], [f32; 3]);
 
 impl Samples {
     /// Pictures of a folder, or without one of the toy world, for a model of images of this height and width.
@@ -309,6 +313,7 @@ impl Samples {
         folder: Option<&Path>,
         [height, width]: [usize; 2],
         batch: usize,
+        colours: Colours,
     ) -> Result<Self, TrainError> {
         let setting = |error: &dyn std::fmt::Display| TrainError::Setting(error.to_string());
         if height != width {
@@ -318,15 +323,15 @@ impl Samples {
         }
         let pictures: Box<dyn Pictures> = match folder {
             Some(folder) => Box::new(Folder::open(folder).map_err(|error| setting(&error))?),
-            None => Box::new(Scenes::new(
-                World::new(1, 2, height).map_err(|error| setting(&error))?,
-                1 << 32..u64::MAX,
-            )),
+            None => {
+                let world = World::new(1, 2, height).map_err(|error| setting(&error))?;
+                Box::new(Scenes::new(world, 1 << 32..u64::MAX))
+            }
         };
-        Ok(Self { pictures, size: height, batch })
+        Ok(Self { pictures, size: height, batch, colours })
     }
 
-    /// The batch of a step, values from -1 to 1.
+    /// The batch of a step.
     ///
     /// # Errors
     /// If a picture cannot be read.
@@ -334,11 +339,13 @@ impl Samples {
         let mut random = ChaCha8Rng::seed_from_u64(step);
         let numbers: Vec<usize> =
             (0..self.batch).map(|_| random.random_range(0..self.pictures.len())).collect();
-        let batch = self
-            .pictures
-            .batch(&numbers, self.size)
-            .map_err(|error| TrainError::Setting(error.to_string()))?;
-        let values: Vec<f32> = batch.images.iter().map(|value| 2.0 * value - 1.0).collect();
+        let batch = self.pictures.batch(&numbers, self.size);
+        let mut values = batch.map_err(|error| TrainError::Setting(error.to_string()))?.images;
+        let (mean, deviation) = self.colours;
+        for (plane, values) in values.chunks_exact_mut(self.size * self.size).enumerate() {
+            let colour = plane % 3;
+            values.iter_mut().for_each(|value| *value = (*value - mean[colour]) / deviation[colour]);
+        }
         let shape = [numbers.len(), 3, self.size, self.size];
         Ok(Examples { pixels: Tensor::from_data(TensorData::new(values, shape), device), labels: None })
     }

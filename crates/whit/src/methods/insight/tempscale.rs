@@ -80,7 +80,7 @@ that all seemed alike come apart, which matters where something asks whether a c
 temperature makes attention look at single tokens, and quality falls.
 
 Embeddings made at different temperatures cannot be compared: embed queries and texts with the same `tau`, and embed an
-index anew when it changes. `whit embed` writes the methods into its file and refuses to compare two files that differ.
+index anew when it changes. `whit embed --search` does both in one run; keep the setting beside vectors that you store.
 
 `whit bench collapse --model DIR` measures it on texts of your own: how alike texts are by length, and how often a part of
 a text finds its text, at each of several temperatures. There is no setting that is best for all models.

@@ -8,7 +8,7 @@ use whit_kernels::parallel;
 
 use super::map::TokenMap;
 use super::tokens::Tokens;
-use crate::methods::{MethodError, TokenReducer};
+use crate::methods::{MethodError, Plan, TokenReducer};
 use crate::nn::reduce::{Asks, Reduce, Seen};
 
 /// One reducer for each image of a batch. To be put into a pass with [`Reducing`](crate::nn::reduce::Reducing), and
@@ -34,6 +34,36 @@ impl Failure {
     /// The first error of a reducer; the pass then went on with all tokens.
     pub fn finish(&self) -> Result<(), MethodError> {
         lock(&self.0).take().map_or(Ok(()), Err)
+    }
+}
+
+/// Makes the reducers of any number of passes by one plan, and knows whether all went well.
+#[derive(Clone, Debug)]
+pub struct Passes<'a> {
+    plan: &'a Plan,
+    protected: usize,
+    failure: Failure,
+}
+
+impl<'a> Passes<'a> {
+    /// Passes of a model whose first `protected` tokens are no patches.
+    pub fn new(plan: &'a Plan, protected: usize) -> Self {
+        Self { plan, protected, failure: Failure::default() }
+    }
+
+    /// The reducers of a pass over so many images; none where the plan has none.
+    pub fn begin(&self, images: usize) -> Option<Box<dyn Reduce>> {
+        let reducers: Option<Vec<_>> = (0..images).map(|_| self.plan.begin().reducer).collect();
+        let images = Images { failure: self.failure.clone(), ..Images::new(reducers?, self.protected) };
+        Some(Box::new(images))
+    }
+
+    /// Says whether all passes went well.
+    ///
+    /// # Errors
+    /// The first error of a reducer.
+    pub fn finish(&self) -> Result<(), MethodError> {
+        self.failure.finish()
     }
 }
 

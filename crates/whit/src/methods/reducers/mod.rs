@@ -15,7 +15,7 @@ pub mod rates;
 mod reducer;
 pub(crate) mod tokens;
 
-pub use images::{Failure, Images};
+pub use images::{Failure, Images, Passes};
 pub use map::{MapError, Part, TokenMap};
 pub use pace::Pace;
 pub use reducer::{CLAIMS, Reducer, Rule, STAGES};
