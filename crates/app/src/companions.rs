@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::Value;
 use whit::load::{self, Checkpoint, ModelFiles, Options, Safetensors};
 use whit::methods::{Companions, DraftModel, SideWeights, Vocabulary, find};
 use whit::models;
@@ -17,8 +18,9 @@ use crate::model::bar;
 /// A draft model and trained weights.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CompanionArguments {
-    /// A smaller model with the same vocabulary, for methods that need one
-    #[arg(long, value_name = "DIR|FILE|NAME")]
+    /// A smaller model with the same vocabulary, for methods that need one; `layers:N` takes the model's own first
+    /// layers
+    #[arg(long, value_name = "DIR|FILE|NAME|layers:N")]
     pub draft_model: Option<String>,
 
     /// Trained weights of a method; may be repeated
@@ -37,9 +39,7 @@ impl CompanionArguments {
     ) -> Result<Companions, AppError> {
         let mut companions = Companions { own: Some(Vocabulary::of(target)?), ..Companions::default() };
         if let Some(name) = &self.draft_model {
-            let files = load::open(name, options)?;
-            let decoder = if dry { None } else { Some(decoder(&files, context)?) };
-            companions.draft = Some(DraftModel::new(&files, decoder)?);
+            companions.draft = Some(draft_model(name, target, options, dry, context)?);
         }
         for given in &self.weights {
             let (method, path) = given.split_once('=').ok_or_else(|| {
@@ -52,14 +52,36 @@ impl CompanionArguments {
     }
 }
 
-fn decoder(files: &ModelFiles, context: &Context) -> Result<Decoder, AppError> {
-    let total = (models::architecture(&files.config)?.config)(&files.config)
-        .map_err(models::ModelError::from)?
-        .parameters();
+fn draft_model(
+    name: &str,
+    target: &ModelFiles,
+    options: &Options,
+    dry: bool,
+    context: &Context,
+) -> Result<DraftModel, AppError> {
+    let load = |files: &ModelFiles, config: &Value| {
+        if dry { Ok(None) } else { decoder(files, config, context).map(Some) }
+    };
+    let Some(layers) = name.strip_prefix("layers:") else {
+        let files = load::open(name, options)?;
+        return Ok(DraftModel::new(&files, load(&files, &files.config)?)?);
+    };
+    let layers = layers.parse().map_err(|_| {
+        AppError::input(
+            format!("cannot read --draft-model {name}"),
+            "write --draft-model layers:N, or name a model",
+        )
+    })?;
+    let config = models::first_layers(&target.config, layers)?;
+    Ok(DraftModel::first_layers(target, &config, load(target, &config)?)?)
+}
+
+fn decoder(files: &ModelFiles, config: &Value, context: &Context) -> Result<Decoder, AppError> {
+    let total =
+        (models::architecture(config)?.config)(config).map_err(models::ModelError::from)?.parameters();
     let bar = bar(total, "loading the draft model");
     let storage = context.device.storage(Precision::Native);
-    let decoder =
-        models::decoder(&files.config, files.weights.as_ref(), &storage, &|values| bar.inc(values as u64));
+    let decoder = models::decoder(config, files.weights.as_ref(), &storage, &|values| bar.inc(values as u64));
     bar.finish_and_clear();
     Ok(decoder?)
 }

@@ -107,6 +107,10 @@ fn what_a_method_needs_is_asked_for_by_its_flag() {
     assert!(call(&["--with", "draft-model", "--draft-model", "MODEL"], output).contains("drafts by"));
     let foreign = call(&["--with", "draft-model", "--draft-model", "OTHER"], refusal);
     assert!(foreign.contains(&model) && foreign.contains(&other), "{foreign}");
+    assert!(call(&["--with", "draft-model", "--draft-model", "layers:1"], output).contains("first 1 layers"));
+    for (wrong, part) in [("layers:9", "1 to "), ("layers:0", "1 to "), ("layers:x", "layers:N")] {
+        assert!(call(&["--with", "draft-model", "--draft-model", wrong], refusal).contains(part), "{wrong}");
+    }
     let nothing = call(&["--with", "chimera", "--weights", "chimera=MODEL"], refusal);
     assert!(nothing.contains("trimlp"), "{nothing}");
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use whit::generate::{Request, Sampling, Scheduler};
+use whit::methods::reducers::Images;
 use whit::methods::{
     Access, Claim, Companions, DraftModel, Fidelity, Kind, Knobs, METHODS, MethodError, ModelFacts,
     ModelKind, Plan, Selection, SideWeights, Spec, Value, Vocabulary, clash, find, page,
 };
-use whit::methods::reducers::Images;
 use whit::models;
 use whit::nn::attention::{Batched, Separate};
 use whit::nn::decoder::Decoder;
@@ -457,7 +457,9 @@ fn a_method_of_images_is_off_at_its_off_value_leaves_no_trace_and_needs_no_compa
 fn the_ends_of_every_knob_of_a_method_of_images_run() {
     let model = vision();
     for spec in on_vision() {
-        for (knob, value) in spec.knobs.iter().flat_map(|knob| knob.kind.ends().into_iter().map(move |end| (knob, end))) {
+        for (knob, value) in
+            spec.knobs.iter().flat_map(|knob| knob.kind.ends().into_iter().map(move |end| (knob, end)))
+        {
             // What does not fit this model says so; a test above sees to it.
             let Ok(plan) = vision_plan(&[format!("{}:{}={value}", spec.id, knob.name)]) else { continue };
             assert_eq!(scores(&model, &plan, &[3]).len(), 1, "{} {}={value}", spec.id, knob.name);
@@ -478,7 +480,10 @@ fn encoder() -> Encoder {
 }
 
 fn states(model: &Encoder, plan: &Plan, lengths: &[usize]) -> Vec<u32> {
-    let ids: Vec<u32> = lengths.iter().flat_map(|&length| (0..length as u32).map(move |at| (at * 31 + length as u32) % 96)).collect();
+    let ids: Vec<u32> = lengths
+        .iter()
+        .flat_map(|&length| (0..length as u32).map(move |at| (at * 31 + length as u32) % 96))
+        .collect();
     let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
     let types = vec![0; ids.len()];
     let tokens = EncoderTokens { ids: &ids, positions: &positions, types: &types };
@@ -501,7 +506,8 @@ fn a_method_of_text_encoders_is_off_at_its_off_value_and_needs_no_company() {
         Plan::new(&Selection::parse(methods).unwrap(), &facts)
     };
     let baseline = states(&model, &plan(&[]).unwrap(), &[9, 4, 30]);
-    let encoders = METHODS.iter().filter(|spec| spec.models.contains(&ModelKind::Encoder) && !spec.is_offline());
+    let encoders =
+        METHODS.iter().filter(|spec| spec.models.contains(&ModelKind::Encoder) && !spec.is_offline());
     for spec in encoders {
         for knob in spec.knobs {
             if let Some(off) = &knob.off {
@@ -515,7 +521,8 @@ fn a_method_of_text_encoders_is_off_at_its_off_value_and_needs_no_company() {
         }
         let plan = plan(&[spec.id.to_owned()]).unwrap();
         let together = states(&model, &plan, &[9, 4, 30]);
-        let alone: Vec<u32> = [9, 4, 30].iter().flat_map(|&length| states(&model, &plan, &[length])).collect();
+        let alone: Vec<u32> =
+            [9, 4, 30].iter().flat_map(|&length| states(&model, &plan, &[length])).collect();
         assert_eq!(together, alone, "{}", spec.id);
         assert_ne!(together, baseline, "{} does nothing", spec.id);
     }

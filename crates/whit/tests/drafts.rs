@@ -113,6 +113,8 @@ fn a_draft_model_leaves_the_text_as_it_is_whether_it_is_right_or_wrong() {
     let method = "draft-model:tokens=4,confidence=0,tune=false";
     let wrong = lossless(&model, &with_draft(&model, decoder(1, 32, 9)), method);
     let right = lossless(&model, &with_draft(&model, decoder(4, 128, 5)), method);
+    // Random weights depend on their names, so these are the model's own first layers (LayerSkip).
+    lossless(&model, &with_draft(&model, decoder(2, 128, 5)), method);
     assert!(right > 4.7, "the model itself drafts 4 right tokens a pass, but for the end: {right}");
     assert!(wrong < right, "{wrong} {right}");
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
 
 use super::{MethodError, ModelFacts};
 use crate::load::{Checkpoint, ModelFiles};
@@ -89,6 +90,22 @@ impl DraftModel {
             facts: Box::new(models::facts(&files.config)?),
             decoder: decoder.map(Arc::new),
         })
+    }
+
+    /// The first layers of the model of these files, with its own head, as [`models::first_layers`] gives their
+    /// `config`.
+    ///
+    /// # Errors
+    /// If the configuration is wrong.
+    pub fn first_layers(
+        files: &ModelFiles,
+        config: &Value,
+        decoder: Option<Decoder>,
+    ) -> Result<Self, ModelError> {
+        let (facts, whole) = (models::facts(config)?, Vocabulary::of(files)?);
+        let origin = format!("the first {} layers of {}", facts.layers, whole.origin);
+        let vocabulary = Vocabulary { origin, ..whole };
+        Ok(Self { vocabulary, facts: Box::new(facts), decoder: decoder.map(Arc::new) })
     }
 
     /// The network.

@@ -64,6 +64,27 @@ macro_rules! architectures {
 
 architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2, minicpm }
 
+/// The configuration of a model's first `layers` layers, read out by its own last norm and head. Such a part can
+/// draft for the whole (LayerSkip, Elhoushi et al., 2024, arXiv 2404.16710).
+///
+/// # Errors
+/// If the model has no more layers than that, or `layers` is 0.
+pub fn first_layers(config: &Value, layers: usize) -> Result<Value, ModelError> {
+    let field = if config.get("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" };
+    let all = (architecture(config)?.config)(config)?.layers;
+    if layers == 0 || layers >= all {
+        let (found, allowed) =
+            (layers.to_string(), format!("a part of the model has 1 to {} layers", all - 1));
+        return Err(ConfigError::Value { field, found, allowed }.into());
+    }
+    let mut part = config.clone();
+    part[field] = layers.into();
+    if let Some(types) = part.get_mut("layer_types").and_then(Value::as_array_mut) {
+        types.truncate(layers);
+    }
+    Ok(part)
+}
+
 /// Why a model could not be built.
 #[derive(Debug, Error)]
 pub enum ModelError {

@@ -53,7 +53,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
-    let files = load::open(&arguments.model, &load::Options { offline: arguments.offline, ..load::Options::default() })?;
+    let files = load::open(
+        &arguments.model,
+        &load::Options { offline: arguments.offline, ..load::Options::default() },
+    )?;
     let facts = models::facts(&files.config)?;
     let plan = |tau: &f32| -> Result<Plan, AppError> {
         Ok(Plan::new(&Selection::parse(&[format!("tempscale:tau={tau}")])?, &facts)?)
@@ -86,7 +89,10 @@ impl Arguments {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         // Two for the marks.
         if longest == 0 || longest + 2 > context || self.part == 0 {
-            let hint = format!("the model reads {} tokens of a text; --part is at least 1", context.saturating_sub(2));
+            let hint = format!(
+                "the model reads {} tokens of a text; --part is at least 1",
+                context.saturating_sub(2)
+            );
             return Err(AppError::input(format!("texts of {longest} tokens cannot be read"), hint));
         }
         Ok(longest)

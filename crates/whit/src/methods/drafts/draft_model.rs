@@ -87,7 +87,14 @@ of the model over a few tokens must cost little more than over one, as it does w
 takes the time. `tune` measures passes with the time of their drafts and picks the number of tokens with the most
 tokens a second, down to none.
 
+`--draft-model layers:N` drafts with the model's own first N layers, read out by its own norm and head: LayerSkip's
+self-speculation (Elhoushi et al., 2024, arXiv 2404.16710). It needs no second model, and pays with one that was trained
+with a loss at every layer, as `whit train rust-lm-exits` does.
+
 ## What is ours
+
+LayerSkip goes on from the draft's states when it verifies; here the first layers read the drafted tokens twice, and
+keep a cache of their own.
 
 The paper samples its drafts and accepts them by rejection sampling, which accepts more at high temperatures; here
 drafts are greedy and the walk is exact for each random stream, not only in distribution. `confidence` and `tune`
