@@ -13,7 +13,7 @@ use super::cache::KvCache;
 use super::reading;
 use super::trace::{self, Trace};
 use super::watch::Watch;
-use crate::methods::{AttnPolicy, Exit, Halfway, Look, Looking, MethodError, Route};
+use crate::methods::{AttnPolicy, Exit, Halfway, Look, Looking, MethodError, Moment, Route};
 use crate::nn::attention::{Attend, Logits, Site};
 use crate::nn::block_ffn::Routing;
 use crate::nn::decoder::{Decoder, Tokens};
@@ -124,10 +124,12 @@ impl Attend for Cached<'_> {
             output.extend_from_slice(&attended.output);
             if let Some(watch) = &mut span.watch {
                 let cache = span.cache.layer_mut(site.layer);
-                let before = trace::positions(span.trace.as_deref(), cache);
+                // A decode step is only kept here; it is revised once its tokens are accepted.
+                let trace = span.trace.as_deref_mut().filter(|_| watch.moment != Moment::Step);
+                let before = trace::positions(trace.as_deref(), cache);
                 let seen = watch.seen(site, attended, cache);
                 self.failure = self.failure.take().or(seen.err());
-                trace::revised(span.trace.as_deref_mut(), site.layer, before, watch.policies, cache);
+                trace::revised(trace, site.layer, before, watch.policies, cache);
             }
         }
         let output: Tensor<2> = op::tensor(Host::new([tokens, heads * head_dim], output));

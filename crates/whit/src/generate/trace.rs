@@ -131,7 +131,9 @@ impl Trace {
         let count = self.fates.len().max(layer + 1);
         self.fates.resize(count, Vec::new());
         self.fates[layer].resize(cache.len(), Vec::new());
-        for (head, (before, now)) in before.iter().zip(cache).enumerate() {
+        let changed =
+            |(_, (before, now)): &(usize, (&Vec<u32>, &HeadRows))| before.as_slice() != now.positions();
+        for (head, (before, now)) in before.iter().zip(cache).enumerate().filter(changed) {
             let fates = &mut self.fates[layer][head];
             let length = before.iter().map(|&position| position as usize + 1).max().unwrap_or(0);
             fates.resize(length.max(fates.len()), Fate::Kept);
@@ -220,7 +222,7 @@ mod tests {
         trace.thinned(1, &before, &moved, &[head(&[0, 3, 4]), head(&[0, 1, 2, 3, 4])]);
         let (out, gone) = (Fate::Kept, Fate::Evicted { step: 0 });
         assert_eq!(trace.fates(1, 0), [out, Fate::Merged { step: 0, into: 4 }, gone, out, out]);
-        assert_eq!((trace.fates(1, 1), trace.fates(0, 0)), (&[out; 5][..], &[][..]));
+        assert!(trace.fates(1, 1).is_empty() && trace.fates(0, 0).is_empty(), "all of them are kept");
 
         trace.first(&[8]);
         trace.thinned(1, &[vec![0, 3, 4, 5], vec![]], &[], &[head(&[3, 5]), head(&[])]);
