@@ -13,6 +13,8 @@ use whit::models::forward::ForwardError;
 use whit::shrink::ShrinkError;
 use whit::squeeze::SqueezeError;
 use whit::train::TrainError;
+use whit::world::WorldError;
+use whit::world::folder::FolderError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,12 @@ pub enum AppError {
     /// Inputs of a forward pass that were refused.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// A world that cannot be made.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// A folder of pictures that cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -102,6 +110,7 @@ impl AppError {
         match self {
             Self::Output(_) => 1,
             Self::Interrupted
+            | Self::Folder(FolderError::Stopped(_))
             | Self::Load(LoadError::Interrupted)
             | Self::Shrink(ShrinkError::Load(LoadError::Interrupted)) => 130,
             _ => 2,

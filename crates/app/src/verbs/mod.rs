@@ -27,7 +27,7 @@ macro_rules! verbs {
     };
 }
 
-verbs! { generate chat bench calibrate shrink squeeze forward train methods explain doctor docs completions }
+verbs! { generate chat bench calibrate shrink squeeze forward train world methods explain doctor docs completions }
 
 /// One engine for generative models in which doing less work is a switch.
 #[derive(Debug, Parser)]
