@@ -22,8 +22,8 @@ pub fn preview(shape: &Shape, size: usize) -> Vec<f32> {
             let colour = look(shape, 2.0 * x - 1.0, 1.0 - 2.0 * y);
             sum = std::array::from_fn(|channel| sum[channel] + colour[channel]);
         }
-        for channel in 0..3 {
-            image[channel * size * size + at] = (sum[channel] / (RAYS * RAYS) as f32).sqrt().min(1.0);
+        for (channel, light) in sum.iter().enumerate() {
+            image[channel * size * size + at] = (light / (RAYS * RAYS) as f32).sqrt().min(1.0);
         }
     }
     image
