@@ -15,6 +15,8 @@ use whit::models::forward::ForwardError;
 use whit::shrink::ShrinkError;
 use whit::squeeze::SqueezeError;
 use whit::train::TrainError;
+use whit::world::WorldError;
+use whit::world::folder::FolderError;
 
 /// An error of the command: those of the library, and its own.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,12 @@ pub enum AppError {
     /// What cannot be embedded or classified.
     #[error(transparent)]
     Embed(#[from] EmbedError),
+    /// A world that cannot be made.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// A folder of pictures that cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Something else that was asked for wrongly.
     #[error("{message}")]
     Input {
@@ -112,6 +120,7 @@ impl AppError {
         match self {
             Self::Output(_) => 1,
             Self::Interrupted
+            | Self::Folder(FolderError::Stopped(_))
             | Self::Load(LoadError::Interrupted)
             | Self::Shrink(ShrinkError::Load(LoadError::Interrupted)) => 130,
             _ => 2,

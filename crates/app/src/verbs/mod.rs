@@ -29,7 +29,9 @@ macro_rules! verbs {
     };
 }
 
-verbs! { generate chat bench calibrate shrink squeeze classify embed forward train methods explain doctor docs completions }
+verbs! {
+    generate chat bench calibrate shrink squeeze classify embed forward train world methods explain doctor docs completions
+}
 
 /// One engine for generative models in which doing less work is a switch.
 #[derive(Debug, Parser)]

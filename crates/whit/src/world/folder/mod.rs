@@ -1,14 +1,19 @@
-//! Ordinary folders of pictures, read: what `whit world` writes, and what users bring. A folder has a
+//! Ordinary folders of pictures, read and written: what `whit world` writes, and what users bring. A folder has a
 //! `metadata.jsonl` that names its files, or one folder for each class, or pictures with captions in `.txt`
 //! files beside them.
 
+mod item;
 mod read;
+pub mod sheet;
+mod tensors;
+pub mod write;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use read::Folder;
 pub(crate) use read::planes;
+pub use write::{Collection, Export, Format, Written};
 
 /// Why a folder of pictures cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,21 @@ pub enum FolderError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A picture that cannot be stored.
+    #[error("cannot encode a picture: {0}")]
+    Encode(String),
+    /// A pair that cannot be made.
+    #[error(transparent)]
+    Degrade(#[from] crate::world::degrade::DegradeError),
+    /// A folder that holds something else.
+    #[error(
+        "{0} holds files that were not made with these settings; give another folder, or the settings that its \
+         world.json names"
+    )]
+    Other(PathBuf),
+    /// A run that was stopped.
+    #[error("stopped; run the same command again to go on in {0}")]
+    Stopped(PathBuf),
     /// Nothing to learn from.
     #[error(
         "{0} holds no pictures; it needs a metadata.jsonl with a `file_name` on each line, a folder of pictures \

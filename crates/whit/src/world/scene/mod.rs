@@ -3,28 +3,35 @@
 
 pub mod caption;
 pub mod clip;
-pub mod compose;
+mod compose;
 mod flat;
 pub(crate) mod image;
+mod level;
 mod pattern;
 pub mod question;
 pub(crate) mod random;
 pub mod relation;
 mod render;
+mod setting;
 mod solid;
+#[cfg(test)]
+mod tests;
 pub mod vector;
 mod view;
+pub mod vocabulary;
+mod worlds;
 
 use std::fmt;
 
 pub use caption::Phrasing;
 pub use clip::{Clip, Motion};
-pub use compose::{Labels, Level, Style, World, WorldError};
 pub use image::{Area, Rendered};
+pub use level::Level;
 pub use question::{Ask, Question};
 pub use relation::Relation;
 pub use vector::{Vec3, vec3};
 pub use view::View;
+pub use worlds::{Labels, Style, World, WorldError};
 
 /// Makes an enum of words: its values in order, and how each is called.
 macro_rules! words {

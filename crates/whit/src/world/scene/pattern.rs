@@ -18,19 +18,26 @@ pub(super) fn distance(texture: Texture, u: f32, v: f32) -> f32 {
     }
 }
 
+/// The largest whole number that is not larger; without the call that rounding is on older processors.
+fn whole(value: f32) -> f32 {
+    let cut = value as i32 as f32;
+    cut - f32::from(u8::from(cut > value))
+}
+
 /// The distance to the nearest of the bands, half a period wide.
 fn band(v: f32) -> f32 {
     let phase = v * (1.0 / PERIOD);
-    ((phase - phase.floor() - 0.5).abs() - 0.25) * PERIOD
+    ((phase - whole(phase) - 0.5).abs() - 0.25) * PERIOD
 }
 
-/// The distance to the nearest spot; every other row is moved by half a period.
+/// The distance to the nearest spot, where it is near; every other row is moved by half a period.
 fn spot(u: f32, v: f32) -> f32 {
-    let row = (v * (1.0 / PERIOD)).floor();
+    let row = whole(v * (1.0 / PERIOD));
     let shift = if row as i32 & 1 == 0 { 0.0 } else { 0.5 };
     let across = u * (1.0 / PERIOD) + shift;
-    let (x, y) = (across - across.floor() - 0.5, v * (1.0 / PERIOD) - row - 0.5);
-    ((x * x + y * y).sqrt() - 0.33) * PERIOD
+    let (x, y) = (across - whole(across) - 0.5, v * (1.0 / PERIOD) - row - 0.5);
+    // A spot of the next row is no nearer than the end of the cell, 0.17 away.
+    ((x * x + y * y).sqrt() - 0.33).min(0.17) * PERIOD
 }
 
 /// The second tone of a colour: lighter for dark colours, darker for light ones.

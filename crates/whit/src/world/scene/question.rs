@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::caption::{described, number, with_article};
 use super::random::{Purpose, stream};
-use super::{Colour, Kind, Object, Relation, Scene, Size, words};
+use super::{Colour, Kind, Object, Relation, Scene, Size, Texture, words};
 
 words! {
     /// What a question is about.
@@ -95,8 +95,14 @@ impl Scene {
             described,
         ];
         let object = self.objects.get(at)?;
+        // A name without a texture fits textured objects too.
+        let silent = object.texture == Texture::Plain;
+        let seen = |other: &Object| {
+            let texture = if silent { Texture::Plain } else { other.texture };
+            Object { texture, ..other.clone() }
+        };
         let alone = |way: &&fn(&Object) -> String| {
-            self.objects.iter().filter(|other| way(other) == way(object)).count() == 1
+            self.objects.iter().filter(|other| way(&seen(other)) == way(object)).count() == 1
         };
         ways.iter().find(alone).map(|way| way(object))
     }

@@ -39,7 +39,8 @@ struct Thing {
     centre: Vec3,
     inverse: f32,
     turn: (f32, f32),
-    reach: f32,
+    /// The radius of a ball around it.
+    bound: f32,
     /// The eye and the camera's axes, as the thing sees them.
     eye: Vec3,
     forward: Vec3,
@@ -94,7 +95,7 @@ impl Thing {
             centre: solid.centre,
             inverse,
             turn: (sine, cosine),
-            reach,
+            bound: solid.radius * reach,
             eye: (view.eye - solid.centre).turned(back) * inverse,
             forward: view.forward.turned(back) * inverse,
             right: view.right.turned(back) * inverse,
@@ -116,13 +117,12 @@ impl Thing {
         inside(self.kind, self.eye, way).map(|part| part.0).filter(|&depth| depth > 0.0)
     }
 
-    /// Whether it keeps the light from a point outside of it.
-    fn shades(&self, point: Vec3) -> bool {
-        let from = self.inward(point);
-        let along = from.dot(self.light);
-        let square = from.dot(from) - along * along;
-        let near = square < self.reach * self.reach && along < self.reach;
-        near && inside(self.kind, from, self.light).is_some_and(|part| part.0 > 0.0)
+    /// Whether it keeps the light, from this direction, from a point outside of it.
+    fn shades(&self, point: Vec3, light: Vec3) -> bool {
+        let way = point - self.centre;
+        let along = way.dot(light);
+        let near = along < self.bound && way.dot(way) - along * along < self.bound * self.bound;
+        near && inside(self.kind, self.inward(point), self.light).is_some_and(|part| part.0 > 0.0)
     }
 }
 
@@ -215,27 +215,29 @@ impl<'a> Stage<'a> {
 
     /// Gives each pixel with a different neighbour the mean of four more rays.
     fn smooth(&self, keys: &[u32], canvas: &mut Canvas) {
-        let size = self.size;
-        for at in edges(keys, size) {
-            let (column, row) = (at % size, at / size);
+        let mut near = Vec::new();
+        for at in edges(keys, self.size) {
+            let (column, row) = (at % self.size, at / self.size);
+            let touches = |thing: &Thing| thing.rows.contains(&row) && thing.columns.contains(&column);
+            near.clear();
+            near.extend((0..self.things.len()).filter(|&number| touches(&self.things[number])));
             let mut sum = [0.0; 3];
             for corner in 0..4 {
                 let (dx, dy) = (0.25 + 0.5 * (corner % 2) as f32, 0.25 + 0.5 * (corner / 2) as f32);
                 let (x, y) = self.place(column as f32 + dx, row as f32 + dy);
-                let colour = self.see(self.hit(column, row, x, y), x, y).colour;
+                let colour = self.see(self.hit(&near, x, y), x, y).colour;
                 sum = std::array::from_fn(|channel| sum[channel] + 0.25 * colour[channel]);
             }
             canvas.colour[at] = sum;
         }
     }
 
-    fn hit(&self, column: usize, row: usize, x: f32, y: f32) -> Hit {
+    /// What a ray meets first among some of the things.
+    fn hit(&self, near: &[usize], x: f32, y: f32) -> Hit {
         let mut hit = self.ground(x, y);
-        for (number, thing) in self.things.iter().enumerate() {
-            if thing.rows.contains(&row) && thing.columns.contains(&column) {
-                if let Some(depth) = thing.meets(x, y).filter(|&depth| depth < hit.depth) {
-                    hit = Hit { thing: number as u8, depth };
-                }
+        for &number in near {
+            if let Some(depth) = self.things[number].meets(x, y).filter(|&depth| depth < hit.depth) {
+                hit = Hit { thing: number as u8, depth };
             }
         }
         hit
@@ -270,7 +272,10 @@ impl<'a> Stage<'a> {
 
     /// Whether any other thing keeps the light from a point of one.
     fn shaded(&self, thing: u8, point: Vec3) -> bool {
-        self.things.iter().enumerate().any(|(at, other)| at != usize::from(thing) && other.shades(point))
+        self.things
+            .iter()
+            .enumerate()
+            .any(|(at, other)| at != usize::from(thing) && other.shades(point, self.scene.light))
     }
 
     /// Light from everywhere, more from above; Lambert's law for the lamp, and a small highlight.

@@ -147,7 +147,7 @@ impl Maker {
                 let place = |y| vec3(side * 0.31, y, end * 0.29);
                 Part::Rod { from: place(-0.55), to: place(-0.07), radius: 0.065 }
             };
-            let high = 0.3 + centre.y / 2.0;
+            let high = 0.28 + centre.y / 2.5;
             let back =
                 Part::Block { centre: vec3(0.0, high - 0.05, 0.36 - half.y), half: vec3(0.38, high, half.y) };
             parts = vec![seat, leg(-1.0, -1.0), leg(-1.0, 1.0), leg(1.0, -1.0), leg(1.0, 1.0), back];
@@ -192,8 +192,7 @@ impl Maker {
         let (foot, shade) = (self.within(0.25..0.38), self.within(0.28..0.42));
         let (height, pole) = (self.within(0.18..0.28), self.within(0.05..0.08));
         let drum = |y, radius, half| Part::Drum { centre: vec3(0.0, y, 0.0), radius, half };
-        let parts = vec![drum(-0.75, foot, 0.08), drum(0.0, pole, 0.7), drum(0.6, shade, height)];
-        Shape { holes: vec![drum(0.6 - height, shade - 0.1, height)], ..sharp(parts) }
+        sharp(vec![drum(-0.75, foot, 0.08), drum(0.0, pole, 0.7), drum(0.6, shade, height)])
     }
 }
 

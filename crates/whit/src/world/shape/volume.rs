@@ -172,7 +172,7 @@ mod tests {
             values.iter().sum::<f32>() / values.len() as f32
         };
         for tissue in [Tissue::Air, Tissue::Body, Tissue::Lung, Tissue::Liver, Tissue::Spine] {
-            assert!((mean(tissue) - brightness(tissue)).abs() < 0.15, "{tissue} {}", mean(tissue));
+            assert!((mean(tissue) - brightness(tissue)).abs() < 0.2, "{tissue} {}", mean(tissue));
         }
     }
 }
