@@ -214,9 +214,9 @@ pub fn unit(rows: Tensor<2>) -> Tensor<2> {
     rows / length.clamp_min(1e-12)
 }
 
-/// Runs one or both encoders on the tensors of `file`: what each reports below `vision_model_output.` and
-/// `text_model_output.`, `image_embeds` and `text_embeds` of length one and, of both, `logits_per_image` and
-/// `logits_per_text`.
+/// Runs one or both encoders on the tensors of `file`: `image_embeds` and `text_embeds` of length one; of both,
+/// `logits_per_image` and `logits_per_text`; below `vision_model_output.` and `text_model_output.` the hidden
+/// states of each and, as its `pooler_output`, its place in the shared space before it gets length one.
 ///
 /// # Errors
 /// If an input is unknown, missing, misshapen, of a wrong type, or has a value that the model has no row for.
@@ -243,10 +243,10 @@ fn images(model: &Clip, file: &dyn Checkpoint, outputs: &mut Outputs) -> Result<
     let pixels = vision::pixels(file, model.vision.config())?;
     let batch = pixels.dims()[0];
     let hidden = model.vision.forward(pixels, &mut Batched::whole(batch, None));
-    let reported = vision::outputs(&model.vision, &hidden).into_iter();
-    let below = reported.filter(|(name, _)| name != "image_embeds");
-    outputs.extend(below.map(|(name, tensor)| (format!("vision_model_output.{name}"), tensor)));
-    Ok(unit(projected(model.vision.projected(&hidden))))
+    let embeds = projected(model.vision.projected(&hidden));
+    outputs.push(raw("vision_model_output.last_hidden_state", hidden));
+    outputs.push(raw("vision_model_output.pooler_output", embeds.clone()));
+    Ok(unit(embeds))
 }
 
 fn texts(model: &Clip, table: &Table<'_>, outputs: &mut Outputs) -> Result<Tensor<2>, ForwardError> {
@@ -256,8 +256,9 @@ fn texts(model: &Clip, table: &Table<'_>, outputs: &mut Outputs) -> Result<Tenso
     let [batch, length] = table.shape();
     let hidden = last.reshape([batch, length, model.text.config().block.width]);
     outputs.push(raw("text_model_output.last_hidden_state", hidden));
-    outputs.push(raw("text_model_output.pooler_output", states.clone()));
-    Ok(unit(projected(model.text.projected(states))))
+    let embeds = projected(model.text.projected(states));
+    outputs.push(raw("text_model_output.pooler_output", embeds.clone()));
+    Ok(unit(embeds))
 }
 
 fn projected(embeds: Option<Tensor<2>>) -> Tensor<2> {

@@ -1,5 +1,5 @@
 //! Resizing in Pillow's fixed point: separable filters whose reach grows where an image shrinks, weights of
-//! 22 bits after the point, columns first, and eight bits again between the two passes.
+//! 22 bits after the point, and eight bits again between the two passes.
 
 use super::Picture;
 
@@ -82,8 +82,8 @@ fn taps(filter: Filter, from: usize, to: usize) -> Vec<Taps> {
         let weight = |at: usize| filter.weight((at as f64 - centre + 0.5) * shrink);
         let weights: Vec<f64> = (first..end.max(first)).map(weight).collect();
         let sum: f64 = weights.iter().sum();
-        let norm = if sum == 0.0 { 1.0 } else { 1.0 / sum };
-        Taps { first, weights: weights.iter().map(|weight| fixed(weight * norm)).collect() }
+        let sum = if sum == 0.0 { 1.0 } else { sum };
+        Taps { first, weights: weights.iter().map(|weight| fixed(weight / sum)).collect() }
     };
     (0..to).map(taps).collect()
 }
@@ -109,11 +109,24 @@ impl Picture {
         if filter == Filter::Nearest {
             return self.nearest([height, width]);
         }
-        let wide = if width == self.width { self.clone() } else { self.widen(width, filter) };
-        if height == self.height { wide } else { wide.heighten(height, filter) }
+        if self.rows_first([height, width]) {
+            return self.heighten(height, filter).widen(width, filter);
+        }
+        self.widen(width, filter).heighten(height, filter)
+    }
+
+    /// Whether rows are made before columns: as Pillow 13 was found to choose, where many more rows than
+    /// columns go. Older releases always make columns first.
+    fn rows_first(&self, [height, width]: [usize; 2]) -> bool {
+        let lost = |from: usize, to: usize| from as i64 - to as i64;
+        let rows = lost(self.height, height);
+        rows > 0 && rows > 2 * lost(self.width, width)
     }
 
     fn widen(&self, width: usize, filter: Filter) -> Self {
+        if width == self.width {
+            return self.clone();
+        }
         let taps = taps(filter, self.width, width);
         let mut rgb = Vec::with_capacity(self.height * width * 3);
         for row in self.rgb.chunks_exact(self.width * 3) {
@@ -125,6 +138,9 @@ impl Picture {
     }
 
     fn heighten(&self, height: usize, filter: Filter) -> Self {
+        if height == self.height {
+            return self.clone();
+        }
         let stride = self.width * 3;
         let mut rgb = Vec::with_capacity(height * stride);
         for taps in taps(filter, self.height, height) {
