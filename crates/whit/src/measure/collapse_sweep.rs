@@ -108,14 +108,21 @@ fn plot(name: &str, rows: &[(String, Vec<Collapse>)], value: fn(&Collapse) -> f6
     let y = |at: f64| HIGH - 40.0 - (at - low) / (high - low).max(1e-9) * (HIGH - 80.0);
     let mut svg = format!("<svg viewBox=\"0 0 {WIDE} {HIGH}\" role=img aria-label=\"{name} by tokens\">");
     let base = HIGH - 25.0;
-    let _ = write!(svg, "<path class=axis d=\"M50 20V{base}H{}\"/><text x=50 y=14>{name}</text>", WIDE - 70.0);
-    let _ = write!(svg, "<text x=4 y={:.1}>{low:.3}</text><text x=4 y={:.1}>{high:.3}</text>", y(low), y(high));
-    for one in rows.first().map_or(&[][..], |(_, found)| found) {
+    let _ =
+        write!(svg, "<path class=axis d=\"M50 20V{base}H{}\"/><text x=50 y=14>{name}</text>", WIDE - 70.0);
+    let _ =
+        write!(svg, "<text x=4 y={:.1}>{low:.3}</text><text x=4 y={:.1}>{high:.3}</text>", y(low), y(high));
+    for one in rows.first().map_or(&[][..], |(_, found)| found.as_slice()) {
         let _ = write!(svg, "<text x={:.1} y={}>{}</text>", x(one) - 8.0, HIGH - 8.0, one.tokens);
     }
     for ((label, found), colour) in rows.iter().zip(COLOURS.iter().cycle()) {
-        let points: Vec<String> = found.iter().map(|one| format!("{:.1},{:.1}", x(one), y(value(one)))).collect();
-        let _ = write!(svg, "<polyline fill=none stroke=\"{colour}\" stroke-width=2 points=\"{}\"/>", points.join(" "));
+        let points: Vec<String> =
+            found.iter().map(|one| format!("{:.1},{:.1}", x(one), y(value(one)))).collect();
+        let _ = write!(
+            svg,
+            "<polyline fill=none stroke=\"{colour}\" stroke-width=2 points=\"{}\"/>",
+            points.join(" ")
+        );
         if let Some(last) = found.last() {
             let (x, y, label) = (x(last) + 4.0, y(value(last)) + 4.0, escape(label));
             let _ = write!(svg, "<text x={x:.1} y={y:.1} fill=\"{colour}\">{label}</text>");
