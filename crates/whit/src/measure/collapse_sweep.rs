@@ -112,7 +112,7 @@ fn plot(name: &str, rows: &[(String, Vec<Collapse>)], value: fn(&Collapse) -> f6
         write!(svg, "<path class=axis d=\"M50 20V{base}H{}\"/><text x=50 y=14>{name}</text>", WIDE - 70.0);
     let _ =
         write!(svg, "<text x=4 y={:.1}>{low:.3}</text><text x=4 y={:.1}>{high:.3}</text>", y(low), y(high));
-    for one in rows.first().map_or(&[][..], |(_, found)| found) {
+    for one in rows.first().map_or(&[][..], |(_, found)| found.as_slice()) {
         let _ = write!(svg, "<text x={:.1} y={}>{}</text>", x(one) - 8.0, HIGH - 8.0, one.tokens);
     }
     for ((label, found), colour) in rows.iter().zip(COLOURS.iter().cycle()) {

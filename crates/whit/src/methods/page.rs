@@ -68,7 +68,7 @@ pub fn examples(spec: &Spec) -> Vec<String> {
 fn verbs(spec: &Spec) -> (&'static str, Option<&'static str>) {
     match spec.models.first() {
         Some(ModelKind::Vision) => ("whit classify --model DIR image.png", None),
-        Some(ModelKind::Encoder) => ("whit embed --model DIR \"...\"", None),
+        Some(ModelKind::Encoder) => ("whit embed --model DIR texts.txt", None),
         _ => ("whit generate --model DIR -p \"...\"", Some("whit bench text")),
     }
 }

@@ -52,7 +52,7 @@ pub static SPEC: Spec = Spec {
 const KNOBS: &[Knob] = &[
     Knob {
         name: "tau",
-        kind: Kind::Float { min: 0.01, max: 10.0 },
+        kind: Kind::Float { min: 0.05, max: 2.0 },
         default: Value::Float(0.9),
         off: Some(Value::Float(1.0)),
         help: "what scores are divided by before the softmax",
@@ -75,9 +75,9 @@ the scale that attention has anyway, so nothing is computed in addition.
 
 ## When it pays
 
-Gains are a fraction of a point, and on long texts if anywhere. What changes a lot is the range of the cosines: long texts
-that all seemed alike come apart, which matters where something asks whether a cosine is above a threshold. Too low a
-temperature makes attention look at single tokens, and quality falls.
+The paper's gains are a fraction of a point, and on long texts if anywhere. The range of the cosines changes too: long texts
+that all seemed alike come apart, which matters where something asks whether a cosine is above a threshold. A very low
+temperature makes attention look at single tokens.
 
 Embeddings made at different temperatures cannot be compared: embed queries and texts with the same `tau`, and embed an
 index anew when it changes. `whit embed --search` does both in one run; keep the setting beside vectors that you store.

@@ -32,7 +32,7 @@ pub const fn pace(default: &'static str) -> Knob {
 /// The knob `r`.
 pub const R: Knob = Knob {
     name: "r",
-    kind: Kind::Int { min: 0, max: 65536 },
+    kind: Kind::Int { min: 0, max: 256 },
     default: Value::Int(13),
     off: Some(Value::Int(0)),
     help: "tokens that go in a block",

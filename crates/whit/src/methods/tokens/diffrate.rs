@@ -70,7 +70,7 @@ const KNOBS: &[Knob] = &[
     },
     Knob {
         name: "r",
-        kind: Kind::Int { min: 0, max: 65536 },
+        kind: Kind::Int { min: 0, max: 256 },
         default: Value::Int(13),
         off: Some(Value::Int(0)),
         help: "without a schedule: patches that go in every block but the first, half of them pruned, half merged",
@@ -104,14 +104,18 @@ A schedule is JSON: `prune` and `merge`, for each block the tokens left by eithe
 
 ## When it pays
 
-Where one schedule is used on many images: learning it takes a few hundred steps, using it takes nothing. Learnt counts
-differ from block to block, which is what an even pace cannot do.
+Where one schedule is used on many images: learning it takes a few hundred steps, using it takes nothing. Learnt counts may
+differ from block to block, which those of an even pace cannot.
 
 ## What is ours
 
 Without a `schedule` an even pace is used, so that the rule can be tried; the paper has none. A cosine below zero adds
 nothing to a size, where the authors' code would make it negative and its logarithm meaningless. Models without a class
-token rank by the attention that a token gets from all others; on such models the paper merges only.";
+token rank by the attention that a token gets from all others; on such models the paper merges only.
+
+The cost in the loss is a share of the dense cost, weighted as the paper weighs G operations at the 4.6 G of DeiT-S, so that
+the same weight serves models of any size. Calibration needs no labels: it learns from the answers that the model gives with
+all its tokens. The paper learns from labels, with mixed and augmented images.";
 
 /// The method with its counts.
 #[derive(Clone, Debug)]
