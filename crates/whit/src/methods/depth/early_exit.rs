@@ -97,7 +97,7 @@ that run together end their steps each on its own, and get what they would get a
 ## When it pays
 
 With a model that was trained for it. The output head reads the last layer's state; what it makes of an earlier one
-of an ordinary model is mostly wrong or unsure, so it rarely ends early, and where it does it is often wrong. The paper
+of an ordinary model may be unsure or wrong, so that it ends early seldom or wrongly. The paper
 trains with a loss at every layer. `whit train rust-lm-exits` trains a small model so.
 
 Every look with `margin` or `top` costs a pass through the output head. If its vocabulary is large and the layers are
@@ -165,7 +165,7 @@ impl Method for EarlyExit {
 
     fn expect(&self) -> String {
         let Self { first, layers, .. } = *self;
-        format!("steps of {first} to {layers} layers; a model not trained for it seldom ends early")
+        format!("steps of {first} to {layers} layers; a model not trained for it seldom ends early, or wrongly")
     }
 }
 
