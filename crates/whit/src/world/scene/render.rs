@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::flat::{self, behind};
 use super::image::{Canvas, Rendered, span};
-use super::pattern::{distance, linear, mix, second_tone};
+use super::pattern::{coverage, distance, linear, mix, second_tone};
 use super::solid::{form, inside, normal, surface};
 use super::{Kind, Object, Scene, Texture, Vec3, View, vec3};
 
@@ -75,7 +75,7 @@ const NOTHING: u8 = u8::MAX;
 struct Seen {
     colour: [f32; 3],
     normal: Vec3,
-    /// Differs where an edge of thing, face, shadow or pattern lies between two rays.
+    /// Differs where an edge of thing, face or shadow lies between two rays.
     key: u32,
 }
 
@@ -249,7 +249,10 @@ impl<'a> Stage<'a> {
         let point = view.eye + ray * hit.depth;
         let (normal, paint, mut key) = match self.things.get(usize::from(hit.thing)) {
             None => (vec3(0.0, 1.0, 0.0), self.floor(point, hit.depth), 0),
-            Some(thing) => thing.paint(point),
+            Some(thing) => {
+                // How much of the surface a pixel shows: more the farther and the more slanted it is.
+                thing.paint(point, ray, 2.0 * view.half / self.size as f32 * hit.depth)
+            }
         };
         key = (key << 9) | (u32::from(hit.thing) << 1);
         let facing = normal.dot(self.scene.light);
@@ -288,8 +291,9 @@ impl<'a> Stage<'a> {
 }
 
 impl Thing {
-    /// The normal, the colour and a key that tells faces and tones apart, at a point of the surface.
-    fn paint(&self, point: Vec3) -> (Vec3, [f32; 3], u32) {
+    /// The normal, the colour and a key that tells faces apart, at a point of the surface where a pixel is
+    /// `width` wide.
+    fn paint(&self, point: Vec3, ray: Vec3, width: f32) -> (Vec3, [f32; 3], u32) {
         let local = self.inward(point);
         let upright = normal(self.kind, local);
         let face = match self.kind {
@@ -304,8 +308,9 @@ impl Thing {
             return (outward, self.first, face);
         }
         let (u, v) = surface(self.kind, local, upright);
-        let second = distance(self.texture, u, v) < 0.0;
-        (outward, if second { self.second } else { self.first }, face + 8 * u32::from(second))
+        let slant = (-outward.dot(ray.unit())).max(0.3);
+        let second = coverage(distance(self.texture, u, v) * slant / (width * self.inverse));
+        (outward, mix(self.first, self.second, second), face)
     }
 }
 
