@@ -5,7 +5,8 @@ use std::fmt::Write;
 use whit_kernels::op;
 
 use super::collapse::Collapse;
-use super::write::{STYLE, escape};
+use super::sheet;
+use super::write::escape;
 use crate::load::{LoadError, Tokenizer};
 use crate::methods::Plan;
 use crate::nn::attention::Separate;
@@ -91,13 +92,9 @@ const HIGH: f64 = 260.0;
 
 /// A page with both measures over the length, a line for each of the named rows.
 pub fn page(title: &str, rows: &[(String, Vec<Collapse>)]) -> String {
-    let title = escape(title);
     let cosine = plot("mean cosine of two texts", rows, |one| one.cosine);
     let recall = plot("parts that find their text", rows, |one| one.recall);
-    format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1>{cosine}{recall}</main></html>\n"
-    )
+    sheet::page(title, "", &(sheet::heading(title) + &cosine + &recall))
 }
 
 fn plot(name: &str, rows: &[(String, Vec<Collapse>)], value: fn(&Collapse) -> f64) -> String {
