@@ -202,7 +202,7 @@ fn a_trace_shows_what_happened_and_changes_no_token() {
         (&["adakv:budget=20,recent=8"], "What the cache kept"),
         (&["ems:budget=12,recent=4,slack=4,tau=0.2"], "merged into another"),
         (&["tidaldecode:budget=8,start=1,correction=3"], "Which keys were read"),
-        (&["token-recycling"], "drafted and accepted"),
+        (&["token-recycling:tune=false"], "drafted and accepted"),
         (&["llmlingua2"], "What was cut from the prompt"),
         (&["llmlingua2", "h2o:budget=16", "token-recycling"], "What was cut from the prompt"),
     ] {

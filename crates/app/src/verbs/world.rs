@@ -155,7 +155,8 @@ impl Report {
     fn text(&self) -> String {
         let Written { samples, files, kept, bytes } = &self.written;
         let kept = if *kept > 0 { format!(", {kept} kept from before") } else { String::new() };
-        let example = self.first_caption.as_ref().map(|text| format!("\nthe first: {text}")).unwrap_or_default();
+        let example =
+            self.first_caption.as_ref().map(|text| format!("\nthe first: {text}")).unwrap_or_default();
         format!(
             "{samples} samples in {}: {files} files of {:.1} MB written{kept}, {:.1} s\nlook at {}{example}",
             self.folder.display(),

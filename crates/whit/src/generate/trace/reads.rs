@@ -107,6 +107,9 @@ impl Reads {
             if self.glances.len() == STEPS {
                 self.stride *= 2;
                 self.glances.retain(|glance| glance.step.is_multiple_of(self.stride));
+                if !step.is_multiple_of(self.stride) {
+                    return;
+                }
             }
             self.glances.push(Glance { step, positions, layers: vec![Seen::All; self.layers] });
         }

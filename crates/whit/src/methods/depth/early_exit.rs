@@ -165,7 +165,9 @@ impl Method for EarlyExit {
 
     fn expect(&self) -> String {
         let Self { first, layers, .. } = *self;
-        format!("steps of {first} to {layers} layers; a model not trained for it seldom ends early, or wrongly")
+        format!(
+            "steps of {first} to {layers} layers; a model not trained for it seldom ends early, or wrongly"
+        )
     }
 }
 

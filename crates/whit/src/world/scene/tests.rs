@@ -38,8 +38,14 @@ fn masks_match_renders() {
                 if near_an_edge(&mask, 48, pixel) {
                     continue;
                 }
-                let painted = moved[pixel] > if inside { 0.2 } else { 1e-4 };
-                assert!(painted || !inside, "scene {} {at}: pixel {pixel} is not painted", scene.index);
+                let painted = moved[pixel] > if inside { 0.1 } else { 1e-4 };
+                assert!(
+                    painted || !inside,
+                    "scene {} {at}: pixel {pixel} is not painted: {} {:?}",
+                    scene.index,
+                    moved[pixel],
+                    scene.objects[at]
+                );
                 if painted && !inside {
                     let spot = scene.spot(&scene.objects[at]);
                     let middle = |at: usize| (at as f32 + 0.5) / 48.0;
