@@ -169,7 +169,7 @@ impl Arguments {
 
     fn write(&self, embedder: &Planned, entries: Vec<Entry>, context: &Context) -> Result<(), AppError> {
         if self.jsonl {
-            return self.embed(embedder, &entries, |batch, vectors| write_lines(batch, vectors));
+            return self.embed(embedder, &entries, write_lines);
         }
         let mut rows = Vec::new();
         self.embed(embedder, &entries, |batch, vectors| {
