@@ -2,6 +2,7 @@
 //! scheduler that advances them together.
 
 pub mod cache;
+pub mod dictation;
 pub mod forward;
 pub mod prompt;
 pub mod reading;

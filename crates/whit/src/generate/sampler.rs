@@ -1,6 +1,7 @@
 //! From logits to a token. The steps follow transformers' order: penalties and biases on the logits,
 //! then temperature, then what cuts the tail off, then one uniform number a token.
 
+use super::dictation::Dictation;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,7 @@ pub struct Sampler {
     random: ChaCha8Rng,
     /// How often each token was generated; zero for those that only the prompt has.
     counts: HashMap<u32, u32>,
+    dictation: Option<Dictation>,
 }
 
 /// A token that may be chosen, with its logit and later its probability.
@@ -123,7 +125,17 @@ impl Sampler {
     /// A sampler at the start of its random stream, for a sequence that begins with `prompt`.
     pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
         let random = ChaCha8Rng::seed_from_u64(sampling.seed);
-        Self { sampling, random, counts: prompt.iter().map(|&token| (token, 0)).collect() }
+        Self { sampling, random, counts: prompt.iter().map(|&token| (token, 0)).collect(), dictation: None }
+    }
+
+    /// The same, with what it is made to choose.
+    pub fn with_dictation(self, dictation: Option<Dictation>) -> Self {
+        Self { dictation, ..self }
+    }
+
+    /// Takes the dictation back, with what was heard.
+    pub fn take_dictation(&mut self) -> Option<Dictation> {
+        self.dictation.take()
     }
 
     /// Chooses a token by its logits, and remembers it.
@@ -131,6 +143,9 @@ impl Sampler {
     /// A deterministic draft may ask token by token along its tree: each choice uses exactly one number
     /// of the random stream, so the text is the one that plain decoding gives.
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
+        if let Some(token) = self.dictation.as_mut().and_then(|dictation| dictation.next(logits)) {
+            return token;
+        }
         let token = if self.sampling.temperature == 0.0 {
             self.greedy(logits)
         } else {

@@ -7,6 +7,7 @@ use whit_kernels::op::{self, Host};
 
 use super::GenerateError;
 use super::cache::KvCache;
+use super::dictation::Heard;
 use super::forward;
 use super::sequence::{Event, Finish, Output, Request, Sequence, Statistics, Work};
 use super::trace::Trace;
@@ -20,6 +21,7 @@ pub struct Scheduler<'m> {
     sequences: Vec<Sequence>,
     ended: Vec<(usize, Statistics)>,
     traces: Vec<(usize, Trace)>,
+    heard: Vec<(usize, Vec<Heard>)>,
     next: usize,
     /// The most tokens of a prompt that one step reads, so that other sequences need not wait long.
     chunk: usize,
@@ -28,7 +30,15 @@ pub struct Scheduler<'m> {
 impl<'m> Scheduler<'m> {
     /// A scheduler without sequences.
     pub fn new(model: &'m Decoder) -> Self {
-        Self { model, sequences: Vec::new(), ended: Vec::new(), traces: Vec::new(), next: 0, chunk: 512 }
+        Self {
+            model,
+            sequences: Vec::new(),
+            ended: Vec::new(),
+            traces: Vec::new(),
+            heard: Vec::new(),
+            next: 0,
+            chunk: 512,
+        }
     }
 
     /// Lets a step read at most `tokens` of a prompt.
@@ -75,6 +85,12 @@ impl<'m> Scheduler<'m> {
     pub fn trace(&mut self, id: usize) -> Option<Trace> {
         let index = self.traces.iter().position(|(ended, _)| *ended == id)?;
         Some(self.traces.swap_remove(index).1)
+    }
+
+    /// Takes what the model thought of the tokens of a sequence that has ended, if its request had a dictation.
+    pub fn heard(&mut self, id: usize) -> Option<Vec<Heard>> {
+        let index = self.heard.iter().position(|(ended, _)| *ended == id)?;
+        Some(self.heard.swap_remove(index).1)
     }
 
     /// One forward pass for all sequences; tells what each of them gained.
@@ -150,6 +166,7 @@ impl<'m> Scheduler<'m> {
         for mut sequence in ended {
             self.traces.extend(sequence.trace.take().map(|trace| (sequence.id, *trace)));
             events.push(Event { id: sequence.id, tokens: Vec::new(), finish: sequence.finish });
+            self.heard.extend(sequence.heard().map(|heard| (sequence.id, heard)));
             self.ended.push((sequence.id, sequence.statistics()));
         }
         events

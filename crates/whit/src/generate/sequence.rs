@@ -6,6 +6,7 @@ use whit_kernels::attention::BitMatrix;
 
 use super::GenerateError;
 use super::cache::{CacheShape, KvCache};
+use super::dictation::{Dictation, Heard};
 use super::forward::Span;
 use super::prompt::{self, Written};
 use super::sampler::{Sampler, Sampling};
@@ -30,6 +31,9 @@ pub struct Request {
     pub sampling: Sampling,
     /// Tokens that end the text; they are not part of it.
     pub stop_tokens: Vec<u32>,
+    /// What is written instead of the model's choices, as far as it goes; see
+    /// [`Scheduler::heard`](super::Scheduler::heard).
+    pub dictation: Option<Dictation>,
     /// Whether to write down what methods do; see [`Scheduler::trace`](super::Scheduler::trace).
     pub traced: bool,
 }
@@ -227,7 +231,8 @@ impl Sequence {
             limit: request.prompt.len() + max_tokens,
             context: config.max_positions,
             vocabulary: config.vocab_size,
-            sampler: Sampler::new(request.sampling.clone(), &request.prompt),
+            sampler: Sampler::new(request.sampling.clone(), &request.prompt)
+                .with_dictation(request.dictation.take()),
             statistics: Statistics {
                 original_tokens: cut.original,
                 prompt_tokens: request.prompt.len(),
@@ -435,6 +440,11 @@ impl Sequence {
         self.statistics.new_tokens += gained.len();
         self.tokens.extend(&gained);
         gained
+    }
+
+    /// Takes what was heard, if the text was dictated.
+    pub(super) fn heard(&mut self) -> Option<Vec<Heard>> {
+        self.sampler.take_dictation().map(Dictation::heard)
     }
 
     pub(super) fn statistics(&self) -> Statistics {

@@ -1,16 +1,16 @@
-//! Keys hidden in a long context, and whether a model finds them while it decodes.
+//! Questions about something in a long context, and whether a model still answers them with a method on.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::stepwise::Steps;
+use super::stepwise::heard;
 use crate::generate::GenerateError;
 use crate::load::{LoadError, Tokenizer};
 use crate::methods::Plan;
 use crate::nn::decoder::Decoder;
 use crate::world::tasks::{Lines, Task};
 
-/// A context with keys in it, the question for one of them, and the answer.
+/// A context with something to be found in it, the question for it, and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// What is read at once.
@@ -32,6 +32,7 @@ const TRIES: usize = 50;
 pub fn questions(
     tokenizer: &Tokenizer,
     lines: &Lines<'_>,
+    task: Task,
     context: usize,
     count: usize,
 ) -> Result<Vec<Question>, LoadError> {
@@ -41,7 +42,7 @@ pub fn questions(
         if questions.len() == count {
             break;
         }
-        let question = Question::new(tokenizer, lines, bytes.max(64), seed)?;
+        let question = Question::new(tokenizer, lines, task, bytes.max(64), seed)?;
         if (3 * context / 4..=context).contains(&question.len()) {
             questions.push(question);
         } else {
@@ -53,8 +54,14 @@ pub fn questions(
 }
 
 impl Question {
-    fn new(tokenizer: &Tokenizer, lines: &Lines<'_>, bytes: usize, seed: u64) -> Result<Self, LoadError> {
-        let sample = Task::ManyKeys.sample(lines, bytes, &mut ChaCha8Rng::seed_from_u64(seed));
+    fn new(
+        tokenizer: &Tokenizer,
+        lines: &Lines<'_>,
+        task: Task,
+        bytes: usize,
+        seed: u64,
+    ) -> Result<Self, LoadError> {
+        let sample = task.sample(lines, bytes, &mut ChaCha8Rng::seed_from_u64(seed));
         let start = sample.prompt.rfind('\n').map_or(0, |end| end + 1);
         let (text, question) = sample.prompt.split_at(start);
         Ok(Self {
@@ -69,27 +76,15 @@ impl Question {
         self.text.len() + self.question.len() + self.answer.len()
     }
 
-    /// Whether the model answers, token for token: the text is read at once, the question and the answer in
-    /// steps.
+    /// Whether the model answers, token for token. The question is read at once with the text, or, `behind` it, in
+    /// steps, so that methods that thin out the cache do not know it when they do.
     ///
     /// # Errors
     /// If the text does not fit the model, or a method fails.
-    pub fn is_answered(&self, model: &Decoder, plan: &Plan) -> Result<bool, GenerateError> {
-        let mut steps = Steps::new(model, plan, &self.text)?;
-        let mut scores = Vec::new();
-        for &token in &self.question {
-            scores = steps.feed(token)?;
-        }
-        for &token in &self.answer {
-            if best(&scores) != Some(token) {
-                return Ok(false);
-            }
-            scores = steps.feed(token)?;
-        }
-        Ok(true)
+    pub fn is_answered(&self, model: &Decoder, plan: &Plan, behind: bool) -> Result<bool, GenerateError> {
+        let whole = [&self.text[..], &self.question, &self.answer].concat();
+        let prompt = self.text.len() + if behind { 0 } else { self.question.len() };
+        let heard = heard(model, plan, &whole[..prompt], &whole[prompt..])?;
+        Ok(heard.iter().rev().take(self.answer.len()).all(|heard| heard.agreed))
     }
-}
-
-fn best(scores: &[f32]) -> Option<u32> {
-    (0..).zip(scores).max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(token, _)| token)
 }

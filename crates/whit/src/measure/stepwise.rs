@@ -1,82 +1,46 @@
-//! What a method that acts on decode steps loses: a text's beginning is read at once, and every token behind
-//! it in a step of its own, as if it were being generated.
+//! What methods lose: a text's beginning is read as a prompt, and every token behind it in a step of its own, as
+//! if it were being generated; so methods that thin out a cache, choose keys or leave out layers do what
+//! they do.
 
-use whit_kernels::cross_entropy::token_losses;
-use whit_kernels::op;
-
-use crate::generate::GenerateError;
-use crate::generate::cache::{CacheShape, KvCache};
-use crate::generate::forward::{Span, forward};
-use crate::methods::{AttnPolicy, Plan};
+use crate::generate::dictation::{Dictation, Heard};
+use crate::generate::{GenerateError, Request, Scheduler};
+use crate::methods::Plan;
 use crate::nn::decoder::Decoder;
 
-/// Tokens of the beginning that one pass reads.
-const CHUNK: usize = 512;
-
-/// A text on its way through a model, with the owner of the attention pattern of a plan. Other stages of the
-/// plan are not called.
-#[derive(Debug)]
-pub struct Steps<'m> {
-    model: &'m Decoder,
-    cache: KvCache,
-    policy: Option<Box<dyn AttnPolicy>>,
+/// What the model thinks of each of `tokens` behind `prompt`.
+///
+/// # Errors
+/// If the prompt is empty, all of it is longer than the model reads, or a method fails.
+pub fn heard(
+    model: &Decoder,
+    plan: &Plan,
+    prompt: &[u32],
+    tokens: &[u32],
+) -> Result<Vec<Heard>, GenerateError> {
+    let (length, limit) = (prompt.len() + tokens.len(), model.config().max_positions);
+    if length > limit {
+        return Err(GenerateError::PromptTooLong { tokens: length, limit });
+    }
+    let request = Request {
+        prompt: prompt.to_vec(),
+        max_tokens: tokens.len(),
+        dictation: Some(Dictation::new(tokens.to_vec())),
+        ..Request::default()
+    };
+    let mut scheduler = Scheduler::new(model);
+    let id = scheduler.add(request, plan.begin())?;
+    scheduler.run(|_, _| ())?;
+    Ok(scheduler.heard(id).unwrap_or_default())
 }
 
-impl<'m> Steps<'m> {
-    /// Reads the beginning of a text.
-    ///
-    /// # Errors
-    /// If the beginning is empty, or longer than the model reads.
-    pub fn new(model: &'m Decoder, plan: &Plan, beginning: &[u32]) -> Result<Self, GenerateError> {
-        let config = model.config();
-        let (tokens, limit) = (beginning.len(), config.max_positions);
-        if tokens == 0 {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        if tokens > limit {
-            return Err(GenerateError::PromptTooLong { tokens, limit });
-        }
-        let shape =
-            CacheShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
-        let mut cache = KvCache::new(shape, tokens);
-        for chunk in beginning.chunks(CHUNK) {
-            forward(model, vec![Span::causal(&mut cache, chunk.to_vec(), tokens as u32)])?;
-        }
-        Ok(Self { model, cache, policy: plan.begin().attention })
-    }
-
-    /// Reads one more token; gives the scores of what may follow it. `[vocabulary]`
-    ///
-    /// # Errors
-    /// If the text is longer than the model reads, or a method fails.
-    pub fn feed(&mut self, token: u32) -> Result<Vec<f32>, GenerateError> {
-        let (tokens, limit) = (self.cache.position() + 1, self.model.config().max_positions);
-        if tokens > limit {
-            return Err(GenerateError::PromptTooLong { tokens, limit });
-        }
-        let length = tokens as u32;
-        let span = Span {
-            policy: self.policy.as_deref_mut().map(|policy| policy as _),
-            ..Span::causal(&mut self.cache, vec![token], length)
-        };
-        let hidden = forward(self.model, vec![span])?;
-        Ok(op::host(self.model.logits(hidden)).into_vec())
-    }
-
-    /// What the method says it did.
-    pub fn report(&self) -> Option<String> {
-        self.policy.as_ref().map(|policy| policy.report())
-    }
-}
-
-/// The losses in nats of the tokens of `text` from `first` on.
+/// The losses in nats of the tokens of `text` from `first` on; the token before is the first that is read in a
+/// step.
 ///
 /// # Errors
 /// If the text does not fit the model, or a method fails.
 pub fn losses(model: &Decoder, plan: &Plan, text: &[u32], first: usize) -> Result<Vec<f32>, GenerateError> {
-    let mut steps = Steps::new(model, plan, &text[..first.max(2) - 1])?;
-    let pairs = text[first.max(2) - 1..].windows(2);
-    pairs.map(|pair| Ok(token_losses(&steps.feed(pair[0])?, &pair[1..])[0])).collect()
+    let (prompt, rest) = text.split_at((first.max(2) - 1).min(text.len()));
+    Ok(heard(model, plan, prompt, rest)?.iter().skip(1).map(|heard| heard.loss).collect())
 }
 
 #[cfg(test)]
@@ -105,10 +69,12 @@ mod tests {
         let close = |found: &[f32]| found.iter().zip(&whole[19..]).all(|(a, b)| (a - b).abs() < 1e-4);
         let dense = losses(&model, &plan(&[]), &text, 20).unwrap();
         assert!(dense.len() == 20 && close(&dense), "{dense:?}");
-        let sparse = losses(&model, &plan(&["tidaldecode:budget=2,start=0"]), &text, 20).unwrap();
-        assert!(!close(&sparse), "some keys are not read");
-        let mut steps = Steps::new(&model, &plan(&[]), &text).unwrap();
-        assert!(matches!(steps.feed(1), Err(GenerateError::PromptTooLong { tokens: 41, limit: 40 })));
-        assert!(Steps::new(&model, &plan(&[]), &[]).is_err());
+        for method in ["tidaldecode:budget=2,start=0", "h2o:budget=6,recent=2", "streaming-llm:budget=6"] {
+            let found = losses(&model, &plan(&[method]), &text, 20).unwrap();
+            assert!(found.len() == 20 && !close(&found), "{method} does not read some keys");
+        }
+        let longer = heard(&model, &plan(&[]), &text, &[1]);
+        assert!(matches!(longer, Err(GenerateError::PromptTooLong { tokens: 41, limit: 40 })));
+        assert!(heard(&model, &plan(&[]), &[], &[1]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use whit::measure::recall::{self, Question};
 use whit::measure::stepwise;
 use whit::methods::{Plan, Selection};
 use whit::models;
-use whit::world::tasks::Lines;
+use whit::world::tasks::{Lines, Task};
 
 use crate::context::Context;
 use crate::error::AppError;
@@ -31,6 +31,14 @@ pub struct Arguments {
     #[arg(long, default_value_t = 40)]
     samples: usize,
 
+    /// What is asked: key-retrieval, many-keys, variable-tracking, common-word, facts or copying
+    #[arg(long, default_value = "key-retrieval", value_parser = task)]
+    task: Task,
+
+    /// Read the question in steps behind the prompt, so that methods do not know it when they thin out the cache
+    #[arg(long)]
+    behind: bool,
+
     /// Contexts whose second half is scored
     #[arg(long, default_value_t = 4)]
     windows: usize,
@@ -48,6 +56,14 @@ struct Found {
     perplexity: f64,
     /// Of the row without methods.
     perplexity_ratio: f64,
+}
+
+fn task(name: &str) -> Result<Task, String> {
+    let slug = |task: &Task| task.to_string().replace(' ', "-");
+    Task::ALL
+        .into_iter()
+        .find(|task| slug(task) == name)
+        .ok_or_else(|| format!("there is {}", Task::ALL.iter().map(slug).collect::<Vec<_>>().join(", ")))
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
@@ -74,7 +90,7 @@ impl Arguments {
         for (name, plan) in plans {
             let mut right = 0;
             for question in &questions {
-                right += usize::from(question.is_answered(&model.decoder, plan)?);
+                right += usize::from(question.is_answered(&model.decoder, plan, self.behind)?);
                 bar.inc(1);
             }
             let mut losses = Vec::new();
@@ -100,7 +116,8 @@ impl Arguments {
 
     /// Keys hidden among lines of code, as many tokens as fit the context.
     fn questions(&self, model: &TextModel) -> Result<Vec<Question>, AppError> {
-        let questions = recall::questions(&model.tokenizer, &Lines::new(TEXTS), self.context, self.samples)?;
+        let lines = Lines::new(TEXTS);
+        let questions = recall::questions(&model.tokenizer, &lines, self.task, self.context, self.samples)?;
         if questions.len() < self.samples {
             let message = format!("no {} contexts of {} tokens could be made", self.samples, self.context);
             return Err(AppError::input(message, "give fewer --samples or another --context"));
