@@ -129,6 +129,10 @@ that are little longer than the budget it is not worth it.
 Facts that no query of the prompt looked at may be gone when a later question asks for them: no method that sees only the
 prompt's own attention can know.
 
+With budgets of some dozens of rows choose `recent` small and `pool` around 7: measured on rust-lm with 56 of 448 rows, keys
+are found in 98 % of the questions with `recent=8,pool=7`, and in 4 % with the defaults (`bench/records/recall.md`). Merging
+itself was worth less than 0.1 % of the perplexity there.
+
 ## What is ours
 
 The paper is public in its idea, not in its constants: `tau`, `rho`, `recent`, the rule of the three-way split, averaging
