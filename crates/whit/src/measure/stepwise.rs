@@ -69,7 +69,9 @@ mod tests {
         let close = |found: &[f32]| found.iter().zip(&whole[19..]).all(|(a, b)| (a - b).abs() < 1e-4);
         let dense = losses(&model, &plan(&[]), &text, 20).unwrap();
         assert!(dense.len() == 20 && close(&dense), "{dense:?}");
-        for method in ["tidaldecode:budget=2,start=0", "h2o:budget=6,slack=0", "streaming-llm:budget=6,slack=0"] {
+        for method in
+            ["tidaldecode:budget=2,start=0", "h2o:budget=6,slack=0", "streaming-llm:budget=6,slack=0"]
+        {
             let found = losses(&model, &plan(&[method]), &text, 20).unwrap();
             assert!(found.len() == 20 && !close(&found), "{method} does not read some keys");
         }
