@@ -116,6 +116,21 @@ fn what_a_method_needs_is_asked_for_by_its_flag() {
 }
 
 #[test]
+fn recall_refuses_what_it_would_not_feel() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rust-lm");
+    fn recall<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["bench", "recall", "-m", model, "--context", "64"], more].concat()
+    }
+    assert!(refusal(&recall(model, &["--with", "llmlingua2"])).contains("bench squeeze"));
+    assert!(refusal(&recall(model, &["--with", "typical-acceptance"])).contains("bench text"));
+    assert!(refusal(&recall(model, &["--with", "rtn"])).contains("whit shrink"));
+    assert!(refusal(&recall(model, &["--task", "riddles"])).contains("many-keys"));
+    let few = ["--samples", "2", "--windows", "1", "--with", "h2o:budget=8,slack=0", "--json"];
+    let rows = json(&recall(model, &few));
+    assert_ne!(rows[0]["loss"], rows[1]["loss"], "a cache of eight rows is felt");
+}
+
+#[test]
 fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(output(&["completions", shell]).contains("explain"), "{shell}");

@@ -85,6 +85,7 @@ impl Question {
         let whole = [&self.text[..], &self.question, &self.answer].concat();
         let prompt = self.text.len() + if behind { 0 } else { self.question.len() };
         let heard = heard(model, plan, &whole[..prompt], &whole[prompt..])?;
-        Ok(heard.iter().rev().take(self.answer.len()).all(|heard| heard.agreed))
+        let answer = heard.len().checked_sub(self.answer.len()).map(|start| &heard[start..]);
+        Ok(answer.is_some_and(|answer| answer.iter().all(|heard| heard.agreed)))
     }
 }

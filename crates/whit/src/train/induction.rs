@@ -32,6 +32,8 @@ const COPIED: f32 = 20.0;
 const MATCH: f32 = 1.5;
 /// The factor on queries and keys that attend by distance.
 const LAG: f32 = 1.3;
+/// Radians per token from which on a frequency is fast enough to tell neighbours apart.
+const FAST: f32 = 1.0 / 6.0;
 
 /// Random weights in which two pairs of heads look back and copy.
 #[derive(Debug)]
@@ -113,12 +115,12 @@ impl<'a> Seeded<'a> {
     fn distance(&self, lag: usize, dim: usize) -> f32 {
         let half = self.frequencies.len();
         let frequency = self.frequencies[dim % half];
-        let fast = self.frequencies.iter().filter(|&&frequency| frequency > 1.0 / 6.0).count().max(1);
-        if frequency <= 1.0 / 6.0 {
+        if frequency <= FAST {
             return 0.0;
         }
-        let (sin, cos) = (lag as f32 * frequency).sin_cos();
+        let fast = self.frequencies.iter().filter(|&&frequency| frequency > FAST).count();
         let size = LAG * (6.0 / fast as f32).sqrt() * (32.0 / self.config.head_dim as f32).powf(-0.25);
+        let (sin, cos) = (lag as f32 * frequency).sin_cos();
         size * if dim < half { cos } else { sin }
     }
 

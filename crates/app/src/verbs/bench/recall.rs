@@ -5,7 +5,7 @@ use serde::Serialize;
 use whit::generate::text::TextModel;
 use whit::measure::recall::{self, Question};
 use whit::measure::stepwise;
-use whit::methods::{Plan, Selection};
+use whit::methods::{Part, Plan, Selection, StageKind};
 use whit::models;
 use whit::world::tasks::{Lines, Task};
 
@@ -73,12 +73,24 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let names = std::iter::once("").chain(arguments.with.iter().map(String::as_str));
     let plan = |name: &str| {
         let methods: Vec<&str> = name.split('+').filter(|name| !name.is_empty()).collect();
-        Ok((name.to_owned(), Plan::new(&Selection::parse(&methods)?, &facts)?))
+        Ok((name.to_owned(), suited(Plan::new(&Selection::parse(&methods)?, &facts)?.live()?)?))
     };
     let plans: Vec<(String, Plan)> = names.map(plan).collect::<Result<_, AppError>>()?;
     let model = arguments.model.open(files, context)?;
     let found = arguments.measure(&model, &plans)?;
     context.emit(&found, || output::table(&HEAD, found.iter().map(row)))
+}
+
+/// Refuses methods that would not be felt here: the text is given as tokens, and each token is dictated.
+fn suited(plan: Plan) -> Result<Plan, AppError> {
+    let elsewhere = |stage: &StageKind| matches!(stage, StageKind::PromptEdit | StageKind::Accept);
+    match plan.parts().iter().map(Part::spec).find(|spec| spec.stages.iter().any(elsewhere)) {
+        None => Ok(plan),
+        Some(spec) => Err(AppError::input(
+            format!("bench recall cannot measure {}: the tokens of its texts are given", spec.id),
+            "measure it with `whit bench text`, and prompts that are cut with `whit bench squeeze`",
+        )),
+    }
 }
 
 impl Arguments {
