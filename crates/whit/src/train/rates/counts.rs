@@ -14,7 +14,7 @@ use crate::train::schedule::Schedule;
 /// The logits of the candidates of all counts, and what the optimiser remembers of them.
 #[derive(Clone, Debug)]
 pub struct Counts {
-    cost: VisionCost,
+    pub(super) cost: VisionCost,
     search: Search,
     /// For each block that may lose tokens those of pruning and those of merging.
     pub(super) logits: Vec<[Logits; 2]>,

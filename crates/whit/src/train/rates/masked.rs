@@ -23,7 +23,7 @@ pub(super) struct Masked<'a> {
     /// Tokens that are not gone, of every image.
     alive: usize,
     /// `[images, tokens, 1]`: 1 for what is there, 0 for what is gone, with the gradient.
-    mask: Option<Tensor<3>>,
+    pub(super) mask: Option<Tensor<3>>,
     /// `[images, tokens]`
     sizes: Vec<f32>,
     /// The attention that each token gets, from the class token where there is one. `[images, tokens]`

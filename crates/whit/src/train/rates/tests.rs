@@ -1,6 +1,8 @@
+use super::counts::Count;
 use super::*;
 use crate::methods::reducers::Images;
 use crate::methods::reducers::testing::{plan, vision_in};
+use crate::nn::reduce::{Reduce, Reducing};
 use crate::nn::vars::Storage;
 use burn::tensor::Device;
 use burn::tensor::Distribution;
