@@ -32,39 +32,47 @@ pub struct Made<'a> {
 
 /// The card as Markdown.
 pub fn card(made: &Made<'_>, figures: &Figures) -> String {
-    let Made { id, recipe, step, seconds, parameters, bytes, fingerprint, source } = made;
-    let (config, schedule) = (recipe.config_json(), recipe.settings.schedule);
-    let tokens = step * recipe.settings.parts * (recipe.shape.rows * recipe.shape.sequence) as u64;
+    let Made { id, recipe, parameters, .. } = made;
+    let config = recipe.config_json();
     let mut text = format!(
-        "# {id}\n\n{summary}\n\nIt is a small model for showing and testing what Whit's methods do on one that was really \
+        "# {id}\n\nA {kind} language model of {:.2} million weights, trained from scratch by `whit train {id}`.\n\n\
+         It is a small model for showing and testing what Whit's methods do on one that was really \
          trained. It is no assistant, and what it writes need not compile.\n\n## Model\n\n",
-        summary = format_args!(
-            "A {kind} language model of {:.2} million weights, trained from scratch by \
-             `whit train {id}`.",
-            *parameters as f64 / 1e6,
-            kind = kind(&config),
-        ),
+        *parameters as f64 / 1e6,
+        kind = kind(&config),
     );
-    let model = [
+    rows(&mut text, &model_rows(recipe, &config));
+    text.push_str("\n## Training\n\n");
+    rows(&mut text, &training_rows(made));
+    let _ = write!(
+        text,
+        "\n## Figures\n\nMeasured by `whit train {id} --evaluate` on the weights as trained, before rounding to bf16.\n\n"
+    );
+    rows(&mut text, &figure_rows(figures));
+    text
+}
+
+fn model_rows(recipe: &LanguageRecipe, config: &Value) -> Vec<(&'static str, String)> {
+    let heads = format!("{} / {}", config["num_attention_heads"], config["num_key_value_heads"]);
+    vec![
         ("layers", config["num_hidden_layers"].to_string()),
         ("width", config["hidden_size"].to_string()),
         ("feed-forward", config["intermediate_size"].to_string()),
-        (
-            "heads (query / key-value)",
-            format!("{} / {}", config["num_attention_heads"], config["num_key_value_heads"]),
-        ),
+        ("heads (query / key-value)", heads),
         ("context", format!("{} tokens", config["max_position_embeddings"])),
         ("vocabulary", format!("{} tokens, byte-level BPE, every digit a token", recipe.vocabulary)),
         ("weights", "bf16, embedding and output tied".into()),
-    ];
-    rows(&mut text, &model);
-    text.push_str("\n## Training\n\n");
-    let training = [
+    ]
+}
+
+fn training_rows(made: &Made<'_>) -> Vec<(&'static str, String)> {
+    let Made { recipe, step, seconds, bytes, fingerprint, source, .. } = made;
+    let (schedule, shape) = (recipe.settings.schedule, recipe.shape);
+    let tokens = step * recipe.settings.parts * shape.tokens() as u64;
+    let [learnt, held_out] = [bytes.0, bytes.1].map(|bytes| bytes as f64 / 1e6);
+    vec![
         ("text", source.to_string()),
-        (
-            "text size",
-            format!("{:.1} MB to learn from, {:.1} MB held out", bytes.0 as f64 / 1e6, bytes.1 as f64 / 1e6),
-        ),
+        ("text size", format!("{learnt:.1} MB to learn from, {held_out:.1} MB held out")),
         ("text fingerprint", format!("`{fingerprint:016x}`")),
         ("generated tasks", format!("{} of the sequences", percent(recipe.task_share))),
         ("repeated blocks", format!("{} of the sequences", percent(recipe.echo_share))),
@@ -73,7 +81,7 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
             if recipe.seeded { "two pairs of heads set to look back and copy" } else { "random" }.into(),
         ),
         ("seed", recipe.seed.to_string()),
-        ("batch", format!("{} x {} tokens", recipe.shape.rows, recipe.shape.sequence)),
+        ("batch", format!("{} x {} tokens", shape.rows, shape.sequence)),
         ("steps", format!("{step} of a schedule of {}", schedule.steps)),
         ("tokens seen", format!("{:.2} million", tokens as f64 / 1e6)),
         (
@@ -83,26 +91,20 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
         ("optimiser", format!("AdamW {:?}", recipe.settings.optimizer).replace("AdamW AdamW", "AdamW")),
         ("time", format!("{:.0} minutes", seconds / 60.0)),
         ("weights kept", "the moving average".into()),
-    ];
-    rows(&mut text, &training);
-    let _ = write!(
-        text,
-        "\n## Figures\n\nMeasured by `whit train {id} --evaluate` on the weights as trained, before rounding to bf16.\n\n"
-    );
+    ]
+}
+
+fn figure_rows(figures: &Figures) -> Vec<(String, String)> {
     let held_out =
         format!("{:.3} ({:.2} MB of other crates' text)", figures.bits_per_byte, figures.bytes as f64 / 1e6);
     let loss = format!("{:.3} nats a token", figures.loss);
-    let mut found = vec![("held-out bits per byte", held_out), ("held-out loss", loss)];
-    found.extend(
-        figures
-            .tasks
-            .iter()
-            .map(|(task, share)| (task.as_str(), format!("{} answered to the letter", percent(*share)))),
-    );
-    let usage: Vec<_> = figures.usage.iter().flat_map(Usage::rows).collect();
-    found.extend(usage.iter().map(|(name, share)| (name.as_str(), percent(*share))));
-    rows(&mut text, &found);
-    text
+    let mut found = vec![("held-out bits per byte".into(), held_out), ("held-out loss".into(), loss)];
+    let solved =
+        |(task, share): &(String, f64)| (task.clone(), format!("{} answered to the letter", percent(*share)));
+    found.extend(figures.tasks.iter().map(solved));
+    let usage = figures.usage.iter().flat_map(Usage::rows);
+    found.extend(usage.map(|(name, share)| (name.to_string(), percent(share))));
+    found
 }
 
 fn kind(config: &Value) -> &'static str {
@@ -174,9 +176,36 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-fn rows(text: &mut String, rows: &[(&str, String)]) {
+fn rows<N: std::fmt::Display>(text: &mut String, rows: &[(N, String)]) {
     text.push_str("| | |\n|---|---|\n");
     for (name, value) in rows {
         let _ = writeln!(text, "| {name} | {value} |");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::recipes;
+    use crate::world::tasks::Task;
+
+    /// The card under `models/` is what its recipe makes of these figures: recipe and model agree.
+    #[test]
+    fn the_shipped_card_is_of_the_recipe() {
+        let recipe = (recipes::find("rust-lm").unwrap().language)();
+        let made = Made {
+            id: "rust-lm",
+            recipe: &recipe,
+            step: 2000,
+            seconds: 1346.0,
+            parameters: 3_476_736,
+            bytes: (61_200_000, 2_800_000),
+            fingerprint: 0x07f4_6d64_272f_b3aa,
+            source: "Rust source and documentation of the crates in `Cargo.lock`, whole crates held out",
+        };
+        let shares = [0.96, 0.155, 0.6, 0.27, 0.07, 0.12, 0.01];
+        let tasks = Task::ALL.iter().map(Task::to_string).zip(shares).collect();
+        let figures = Figures { bits_per_byte: 1.119, loss: 2.324, bytes: 610_000, tasks, usage: None };
+        assert_eq!(card(&made, &figures), include_str!("../../../../models/rust-lm/README.md"));
     }
 }
