@@ -1,10 +1,10 @@
-//! Dense products: `f32` of either transposition, and linear layers with packed `f32` and bf16 weights.
+//! Dense products: `f32` of either transposition, and linear layers with packed weights of 32, 16 and 8 bits.
 //! `bench/peers/gemm.py` measures PyTorch at the same sizes.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use whit_kernels::linear::{bfloat16, float32};
+use whit_kernels::linear::{PackedLinear, WeightType, bfloat16, float32};
 use whit_kernels::matmul::{Side, Sizes, multiply};
 
 fn values(count: usize) -> Vec<f32> {
@@ -56,6 +56,12 @@ fn packed(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("bf16", &name), |bencher| {
             bencher.iter(|| short.forward(&x, rows, black_box(&mut out)));
         });
+        for (label, kind) in [("int8", WeightType::Int8), ("q8_0", WeightType::Q8_0)] {
+            let Ok(layer) = PackedLinear::pack(&weight, outputs, inputs, kind) else { continue };
+            group.bench_function(BenchmarkId::new(label, &name), |bencher| {
+                bencher.iter(|| layer.forward(&x, rows, None, black_box(&mut out)));
+            });
+        }
     }
     group.finish();
 }
