@@ -37,7 +37,7 @@ fn vision([width, layers, heads]: [usize; 3], steps: u64) -> VisionRecipe {
             "qkv_bias": true,
             "torch_dtype": "bfloat16",
         }),
-        level: 2,
+        level: 1,
         held_out: 2_000,
         batch: 32,
         seed: 1,
