@@ -365,6 +365,18 @@ impl Vision {
         })
     }
 
+    /// Scores of the classes of every patch by itself, `[batch * patches, classes]`, if one layer sorts a state.
+    pub fn patch_logits(&self, hidden: &Tensor<3>) -> Option<Tensor<2>> {
+        let classifier = self.classifier.as_ref()?;
+        if matches!(self.config.head, Head::None | Head::ClassAndMean(_)) {
+            return None;
+        }
+        let [batch, tokens, width] = hidden.dims();
+        let first = self.config.specials();
+        let patches = hidden.clone().slice([0..batch, first..tokens, 0..width]);
+        Some(classifier.forward(patches.reshape([batch * (tokens - first), width])))
+    }
+
     /// The bytes that the large weights hold.
     pub fn bytes(&self) -> usize {
         let heads = [&self.pooler, &self.classifier, &self.distillation_classifier, &self.projection];

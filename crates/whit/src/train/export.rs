@@ -91,14 +91,17 @@ pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), 
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     save(&folder.join("model.safetensors"), &named, &metadata)?;
     write_json(&folder.join("config.json"), config)?;
-    let [height, width] = settings.image;
-    let preparation = json!({
+    write_json(&folder.join("preprocessor_config.json"), &image_preparation(settings.image))
+}
+
+/// What is done to pictures before a model that was trained here sees them: values from -1 to 1.
+pub(super) fn image_preparation([height, width]: [usize; 2]) -> Value {
+    json!({
         "image_processor_type": "ViTImageProcessor",
         "do_resize": true, "size": { "height": height, "width": width }, "resample": 2,
         "do_rescale": true, "rescale_factor": 1.0 / 255.0,
         "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    });
-    write_json(&folder.join("preprocessor_config.json"), &preparation)
+    })
 }
 
 /// The name that ViT's checkpoints give a parameter, from its path in the module.
@@ -171,7 +174,7 @@ fn file_name(path: &str, config: &Value) -> String {
     if path.starts_with("lm_head") { path } else { format!("model.{path}") }
 }
 
-fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
+pub(super) fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
     let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
     RawTensor { dtype: Dtype::Bf16, shape, bytes }
 }
@@ -186,7 +189,7 @@ fn tokenizer_config(config: &Value) -> Value {
     })
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), TrainError> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), TrainError> {
     write_whole(path, format!("{value:#}\n").as_bytes())
 }
 

@@ -16,6 +16,7 @@ pub mod induction;
 pub mod language;
 pub mod log;
 pub mod optimizer;
+pub mod pair;
 pub mod parameters;
 pub mod plot;
 pub mod rates;

@@ -40,6 +40,10 @@ pub struct VisionRecipe {
     pub held_out: usize,
     /// Pictures of a batch.
     pub batch: usize,
+    /// The weight of a second loss: patches on the object that the class is about shall tell the class too,
+    /// so that a small transformer sees early where to look ("token labeling"; Jiang et al., 2021, arXiv
+    /// 2104.10858). 0 for none; left out where it is not known which patches these are.
+    pub patch_share: f32,
     /// Every random choice follows from it.
     pub seed: u64,
     /// How long and how.
@@ -141,6 +145,8 @@ pub struct Classification {
     held_out: Box<dyn Pictures>,
     size: usize,
     batch: usize,
+    patch: usize,
+    patch_share: f32,
     seed: u64,
 }
 
@@ -148,7 +154,15 @@ pub struct Classification {
 struct Labelled {
     pixels: Tensor<4>,
     labels: Vec<u32>,
+    /// The class of each patch on the object, [`NOTHING`] elsewhere: `[batch * patches]`.
+    patches: Option<Vec<u32>>,
 }
+
+/// The label of a patch that is not on the object.
+const NOTHING: u32 = u32::MAX;
+
+/// The share of a patch that the object covers, from which on the patch is labelled.
+const COVERED: f32 = 0.1;
 
 impl Classification {
     /// Of these pictures.
@@ -161,7 +175,15 @@ impl Classification {
                 "there are too few pictures: some to learn from and some held out".into(),
             ));
         }
-        Ok(Self { train, held_out, size: recipe.size(), batch: recipe.batch, seed: recipe.seed })
+        Ok(Self {
+            train,
+            held_out,
+            size: recipe.size(),
+            batch: recipe.batch,
+            patch: recipe.config["patch_size"].as_u64().map_or(1, |patch| patch as usize),
+            patch_share: recipe.patch_share,
+            seed: recipe.seed,
+        })
     }
 
     /// The pictures with these numbers, their values from -1 to 1.
@@ -179,13 +201,16 @@ impl Classification {
         let label = |label: &Option<usize>| label.map(|class| class as u32);
         let labels: Option<Vec<u32>> = batch.labels.iter().map(label).collect();
         let labels = labels.ok_or_else(|| TrainError::Setting("some picture has no class".into()))?;
-        Ok(Labelled { pixels, labels })
+        let subjects = batch.subjects.into_iter().collect::<Option<Vec<_>>>();
+        let patches = subjects.filter(|_| self.patch_share > 0.0).map(|subjects| {
+            let each = |(subject, label): (&Vec<bool>, &u32)| covered(subject, self.size, self.patch, *label);
+            subjects.iter().zip(&labels).flat_map(each).collect()
+        });
+        Ok(Labelled { pixels, labels, patches })
     }
 
-    /// The numbers of the pictures of a batch, which follow from its own number.
     fn numbers(&self, batch: u64) -> Vec<usize> {
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ batch.wrapping_mul(0x9e37_79b9));
-        (0..self.batch).map(|_| random.random_range(0..self.train.len())).collect()
+        batch_numbers(self.seed, batch, self.batch, self.train.len())
     }
 
     /// A batch to learn counts of tokens from.
@@ -193,7 +218,8 @@ impl Classification {
     /// # Errors
     /// If a picture cannot be read.
     pub fn examples(&self, step: u64, device: &Device) -> Result<Examples, TrainError> {
-        let Labelled { pixels, labels } = self.read(self.train.as_ref(), &self.numbers(!step), device)?;
+        let read = self.read(self.train.as_ref(), &self.numbers(!step), device)?;
+        let Labelled { pixels, labels, .. } = read;
         Ok(Examples { pixels, labels: Some(labels) })
     }
 
@@ -207,7 +233,8 @@ impl Classification {
         let numbers: Vec<usize> = (0..count).collect();
         let mut right = 0;
         for numbers in numbers.chunks(self.batch) {
-            let Labelled { pixels, labels } = self.read(self.held_out.as_ref(), numbers, &Device::flex())?;
+            let read = self.read(self.held_out.as_ref(), numbers, &Device::flex())?;
+            let Labelled { pixels, labels, .. } = read;
             let scores =
                 classify(model, plan, pixels).map_err(|error| TrainError::Setting(error.to_string()))?;
             let scores = op::host(scores);
@@ -257,17 +284,16 @@ impl Objective for Classification {
 
     fn loss(&self, model: &Vision, position: Position) -> Result<Tensor<1>, TrainError> {
         let at = position.step * position.parts + position.part;
-        let Labelled { pixels, labels } =
-            self.read(self.train.as_ref(), &self.numbers(at), &Device::flex().autodiff())?;
-        Ok(loss(model, pixels, &labels))
+        let read = self.read(self.train.as_ref(), &self.numbers(at), &Device::flex().autodiff())?;
+        Ok(loss(model, read, self.patch_share))
     }
 
     fn held_out_loss(&self, model: &Vision) -> Result<f32, TrainError> {
         let numbers: Vec<usize> = (0..WATCHED.min(self.held_out.len())).collect();
         let mut sum = 0.0;
         for numbers in numbers.chunks(self.batch) {
-            let Labelled { pixels, labels } = self.read(self.held_out.as_ref(), numbers, &Device::flex())?;
-            sum += loss(model, pixels, &labels).into_scalar::<f32>() * numbers.len() as f32;
+            let read = self.read(self.held_out.as_ref(), numbers, &Device::flex())?;
+            sum += loss(model, read, 0.0).into_scalar::<f32>() * numbers.len() as f32;
         }
         Ok(sum / numbers.len() as f32)
     }
@@ -286,10 +312,34 @@ impl Objective for Classification {
     }
 }
 
-fn loss(model: &Vision, pixels: Tensor<4>, labels: &[u32]) -> Tensor<1> {
+/// The numbers of the pictures of batch `batch`, out of `all`.
+pub(super) fn batch_numbers(seed: u64, batch: u64, pictures: usize, all: usize) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ batch.wrapping_mul(0x9e37_79b9));
+    (0..pictures).map(|_| random.random_range(0..all)).collect()
+}
+
+/// `label` for each patch of a picture that `subject` `[size, size]` covers by [`COVERED`], row after row.
+fn covered(subject: &[bool], size: usize, patch: usize, label: u32) -> Vec<u32> {
+    let side = size / patch;
+    let share = |row: usize, column: usize| {
+        let lines = (row * patch..(row + 1) * patch).map(|y| &subject[y * size + column * patch..][..patch]);
+        let on = lines.flatten().filter(|on| **on).count();
+        on as f32 / (patch * patch) as f32
+    };
+    let each = |at: usize| if share(at / side, at % side) >= COVERED { label } else { NOTHING };
+    (0..side * side).map(each).collect()
+}
+
+fn loss(model: &Vision, Labelled { pixels, labels, patches }: Labelled, patch_share: f32) -> Tensor<1> {
     let batch = pixels.dims()[0];
     let hidden = model.forward(pixels, &mut Batched::whole(batch, None));
-    cross_entropy(logits(model, &hidden, None), labels, None)
+    let whole = cross_entropy(logits(model, &hidden, None), &labels, None);
+    match patches.zip(model.patch_logits(&hidden)) {
+        Some((labels, scores)) if patch_share > 0.0 => {
+            whole + cross_entropy(scores, &labels, Some(NOTHING)) * patch_share
+        }
+        _ => whole,
+    }
 }
 
 /// Pictures without labels, to calibrate on.

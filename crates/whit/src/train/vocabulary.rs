@@ -3,8 +3,10 @@
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
 use tokenizers::normalizers::bert::BertNormalizer;
+use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -84,6 +86,34 @@ pub fn word_pieces<'a>(
     Ok(tokenizer)
 }
 
+/// Begins a text of CLIP's text encoder.
+pub const TEXT_START: &str = "<|startoftext|>";
+
+/// Ends a text of CLIP's text encoder, and fills up rows.
+pub const TEXT_END: &str = "<|endoftext|>";
+
+/// Every word of `texts` as a token, in lower case, commas and the like apart; between [`TEXT_START`] and
+/// [`TEXT_END`] as CLIP has it.
+///
+/// # Errors
+/// If the tokenizer cannot be made.
+pub fn words(texts: &[String]) -> Result<Tokenizer, TrainError> {
+    let unknown = "[UNK]";
+    let model = WordLevel::builder().unk_token(unknown.into()).build().map_err(TrainError::Tokenizer)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(Lowercase)).map_err(TrainError::Tokenizer)?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    let special = [unknown, TEXT_START, TEXT_END].map(|mark| AddedToken::from(mark, true)).to_vec();
+    let trainer = WordLevelTrainer::builder().show_progress(false).special_tokens(special).build();
+    let trainer = trainer.map_err(|error| TrainError::Setting(error.to_string()))?;
+    let texts = texts.iter().map(String::as_str);
+    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
+    let id = |mark: &str| (mark.to_owned(), tokenizer.token_to_id(mark).unwrap_or(0));
+    let around = BertProcessing::new(id(TEXT_END), id(TEXT_START));
+    tokenizer.with_post_processor(Some(around));
+    Ok(tokenizer)
+}
+
 /// The ids of one text, without special tokens.
 ///
 /// # Errors
@@ -139,6 +169,16 @@ mod tests {
     fn training_twice_gives_the_same_tokenizer() {
         let [one, two] = [(); 2].map(|()| train(&documents(), 320).unwrap().to_string(true).unwrap());
         assert_eq!(one, two);
+    }
+
+    #[test]
+    fn words_are_tokens_and_stand_between_the_marks() {
+        let texts = ["a red circle, and a cube".to_owned(), "A blue cube".to_owned()];
+        let tokenizer = words(&texts).unwrap();
+        let tokens = |text: &str| tokenizer.encode(text, true).unwrap().get_tokens().to_vec();
+        assert_eq!(tokens("a Blue circle"), [TEXT_START, "a", "blue", "circle", TEXT_END]);
+        assert_eq!(tokens("green, cube"), [TEXT_START, "[UNK]", ",", "cube", TEXT_END]);
+        assert_eq!(tokenizer.get_vocab_size(true), 3 + 7);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use whit_kernels::parallel::pieces;
 
 use super::folder::FolderError;
-use super::scene::World;
+use super::scene::{Scene, World};
 
 /// A picture with what is known of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Picture {
     pub label: Option<usize>,
     /// Its caption, if it has one.
     pub caption: Option<String>,
+    /// `[size, size]`: where that which the class is about is seen, if it is known.
+    pub subject: Option<Vec<bool>>,
 }
 
 /// Several pictures of one size.
@@ -27,6 +29,8 @@ pub struct Batch {
     pub labels: Vec<Option<usize>>,
     /// The caption of each.
     pub captions: Vec<Option<String>>,
+    /// Where that which the class is about is seen in each.
+    pub subjects: Vec<Option<Vec<bool>>>,
 }
 
 /// A numbered collection of pictures.
@@ -61,6 +65,7 @@ pub trait Pictures: Sync {
             batch.images.extend(picture.image);
             batch.labels.push(picture.label);
             batch.captions.push(picture.caption);
+            batch.subjects.push(picture.subject);
         }
         Ok(batch)
     }
@@ -79,6 +84,11 @@ impl Scenes {
     pub fn new(world: World, numbers: Range<u64>) -> Self {
         Self { world, numbers }
     }
+
+    /// Scene `number` of this part, counted from its first.
+    pub fn scene(&self, number: usize) -> Scene {
+        self.world.sample(self.numbers.start.saturating_add(number as u64))
+    }
 }
 
 impl Pictures for Scenes {
@@ -95,8 +105,13 @@ impl Pictures for Scenes {
         if index >= self.numbers.end {
             return Err(FolderError::NoSuchPicture { number, count: self.len() });
         }
-        let scene = self.world.sample(index);
+        let scene = self.scene(number);
         let rendered = scene.render(size);
-        Ok(Picture { image: rendered.image, label: Some(scene.class), caption: Some(scene.caption()) })
+        Ok(Picture {
+            subject: Some(rendered.mask(0)),
+            image: rendered.image,
+            label: Some(scene.class),
+            caption: Some(scene.caption()),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! The recipes of the shipped models: one file for each family, one line in the list below.
 
 use super::language::LanguageRecipe;
+use super::pair::PairRecipe;
 use super::squeeze::SqueezeRecipe;
 use super::vision::VisionRecipe;
 
@@ -37,8 +38,28 @@ pub struct Classifier {
     pub vision: fn() -> VisionRecipe,
 }
 
+/// What a recipe for a pair of encoders makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairing {
+    /// The word for it on the command line.
+    pub id: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Its settings.
+    pub pair: fn() -> PairRecipe,
+}
+
 mod squeeze_en;
+mod toy_clip;
 mod toy_vit;
+
+/// Every recipe for a pair of encoders.
+pub static PAIRS: &[Pairing] = &[toy_clip::RECIPE];
+
+/// The recipe for a pair of encoders called `id`.
+pub fn pair(id: &str) -> Option<&'static Pairing> {
+    PAIRS.iter().find(|recipe| recipe.id == id)
+}
 
 /// Every recipe for a classifier of pictures.
 pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE];

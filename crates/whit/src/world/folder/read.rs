@@ -71,7 +71,7 @@ impl Pictures for Folder {
         let entry = self.entries.get(number).ok_or(missing)?;
         let label = entry.class.as_ref().and_then(|class| self.classes.iter().position(|name| name == class));
         let image = planes(&square(&open(&entry.path)?, size as u32));
-        Ok(Picture { image, label, caption: entry.caption.clone() })
+        Ok(Picture { image, label, caption: entry.caption.clone(), subject: None })
     }
 }
 
