@@ -38,10 +38,11 @@ pub struct Classifier {
 }
 
 mod squeeze_en;
+mod toy_crate;
 mod toy_vit;
 
 /// Every recipe for a classifier of pictures.
-pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE];
+pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE, toy_crate::WHITE, toy_crate::PLAIN];
 
 /// The recipe for a classifier called `id`.
 pub fn classifier(id: &str) -> Option<&'static Classifier> {
