@@ -7,7 +7,9 @@ use crate::nn::vision::VisionConfig;
 pub struct VisionCost {
     /// Values of a token.
     pub width: usize,
-    /// Inner values of the feed-forward part.
+    /// Square matrices of a block's attention: 4, or 2 where queries, keys and values are the same.
+    pub projections: usize,
+    /// Inner values of the feed-forward part; a step of ISTA is one of the model's width.
     pub feed_forward: usize,
     /// Values of a patch of the image.
     pub patch_values: usize,
@@ -26,6 +28,7 @@ impl VisionCost {
     pub fn of(config: &VisionConfig) -> Self {
         Self {
             width: config.block.width,
+            projections: config.block.white.map_or(4, |_| 2),
             feed_forward: config.block.feed_forward,
             patch_values: config.patch_values(),
             patches: config.tokens() - config.specials(),
@@ -46,12 +49,12 @@ impl VisionCost {
     }
 
     /// The cost where `left` says how many tokens leave the attention of each block. The attention of a block of n
-    /// tokens of width c costs 4 n c² + 2 n² c, the feed-forward part of inner width f costs 2 n c f.
+    /// tokens of width c with p projections costs p n c² + 2 n² c, the feed-forward part of inner width f costs 2 n c f.
     pub fn reduced(&self, left: &[usize]) -> u64 {
         let mut now = self.tokens();
         let block = |&left: &usize| {
             let entering = std::mem::replace(&mut now, left);
-            4 * entering * self.width * self.width
+            self.projections * entering * self.width * self.width
                 + 2 * entering * entering * self.width
                 + 2 * left * self.width * self.feed_forward
         };
@@ -76,6 +79,7 @@ mod tests {
         let side = 224 / patch;
         VisionCost {
             width,
+            projections: 4,
             feed_forward: 4 * width,
             patch_values: 3 * patch * patch,
             patches: side * side,
@@ -103,6 +107,20 @@ mod tests {
         assert_eq!((1000.0 * small.saved(&tome(&small, 13))).round() / 10.0, 41.2);
         assert_eq!(giga(base.reduced(&tome(&base, 16))), 8.77);
         assert_eq!((huge.reduced(&tome(&huge, 7)) as f64 / 1e8).round() / 10.0, 92.8);
+    }
+
+    /// A white-box block costs 4 c² + 2 n c for each of its n tokens of width c.
+    #[test]
+    fn a_white_box_costs_less_than_two_fifths() {
+        let base = cost(768, 12, 16);
+        let white = VisionCost { projections: 2, feed_forward: 768, ..base };
+        let (tokens, width) = (197u64, 768u64);
+        let blocks = 12 * tokens * (4 * width * width + 2 * tokens * width);
+        assert_eq!(white.dense(), blocks + 196 * width * width + 1000 * width);
+        assert_eq!((giga(white.dense()), giga(base.dense())), (6.41, 17.56));
+        let products = tokens * width * width;
+        let three = white.dense() + 12 * products; // the formula as it is written has 5 c²
+        assert_eq!(giga(three), 7.80);
     }
 
     /// The published schedule of DeiT-S for 2.9 G.

@@ -18,6 +18,7 @@ mod t5;
 pub mod vision;
 mod vit;
 mod vit_mae;
+mod white_box;
 mod xlm_roberta;
 
 pub use config::ConfigError;

@@ -74,6 +74,7 @@ fn config(json: &Value) -> Result<EncoderConfig, ConfigError> {
         gated,
         biases: Biases::default(),
         layer_scale: false,
+        white: None,
     };
     Ok(EncoderConfig {
         vocab_size: size("vocab_size", json.vocab_size)?,

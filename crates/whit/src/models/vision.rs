@@ -46,7 +46,7 @@ macro_rules! visions {
     };
 }
 
-visions! { vit::VISION, deit::VISION, vit_mae::VISION, dinov2::VISION, dinov2::WITH_REGISTERS, clip::VISION }
+visions! { vit::VISION, deit::VISION, vit_mae::VISION, dinov2::VISION, dinov2::WITH_REGISTERS, white_box::VISION, clip::VISION }
 
 /// The fields of all of them.
 #[derive(Debug, Deserialize)]
@@ -71,6 +71,10 @@ pub struct Fields {
     pub(super) mlp_ratio: Option<f64>,
     pub(super) num_register_tokens: Option<usize>,
     pub(super) projection_dim: Option<usize>,
+    pub(super) pool: Option<String>,
+    pub(super) ista: Option<f32>,
+    pub(super) lambd: Option<f32>,
+    pub(super) tied_output: Option<bool>,
 }
 
 /// One length for both sides, or height and width.
@@ -167,6 +171,7 @@ impl VisionArchitecture {
             patch: Fields::sides("patch_size", fields.patch_size, 16)?,
             channels: size("num_channels", fields.num_channels.unwrap_or(3))?,
             patch_bias: true,
+            patch_norms: false,
             distillation_token: false,
             registers: 0,
             antialias: false,

@@ -12,6 +12,7 @@ use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::vars::{Init, Vars, VarsError};
+use super::white::WhiteConfig;
 
 /// One encoder block.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub struct BlockConfig {
     pub biases: Biases,
     /// Whether each part's output is multiplied with a learned vector before it is added.
     pub layer_scale: bool,
+    /// What the block is where it is none of attention and a feed-forward part, but a white-box one.
+    pub white: Option<WhiteConfig>,
 }
 
 /// Attention in both directions, then the feed-forward part; each is added to its input.
@@ -74,6 +77,19 @@ impl BlockConfig {
             gated: false,
             biases: Biases { query_key_value: true, attention_output: true, feed_forward: true },
             layer_scale: false,
+            white: None,
+        }
+    }
+
+    /// The attention of layer `layer`.
+    pub fn site(&self, layer: usize) -> Site {
+        Site {
+            layer,
+            heads: self.heads,
+            kv_heads: self.heads,
+            head_dim: self.head_dim,
+            scale: self.scale,
+            window: None,
         }
     }
 
@@ -86,6 +102,15 @@ impl BlockConfig {
             inputs,
             role: Role::Layer,
         };
+        if let Some(white) = self.white {
+            let square = |part| of(part, width, width);
+            let own = (!white.tied_output && self.heads > 1).then(|| square("attention.output.dense"));
+            return [square("attention.self.query")]
+                .into_iter()
+                .chain(own)
+                .chain([square("output.dictionary")])
+                .collect();
+        }
         let mut all: Vec<_> = ["query", "key", "value"]
             .map(|name| of(&format!("attention.self.{name}"), attended, width))
             .into();
@@ -122,14 +147,7 @@ impl Block {
             mlp: Mlp::new(gate, expand("intermediate.dense")?, down, config.activation),
             output_norm: vars.norm("output.LayerNorm", width, config.norm)?,
             output_scale: scale("output.scale")?,
-            site: Site {
-                layer,
-                heads: config.heads,
-                kv_heads: config.heads,
-                head_dim: config.head_dim,
-                scale: config.scale,
-                window: None,
-            },
+            site: config.site(layer),
             norm_first: config.norm_first,
         })
     }

@@ -21,3 +21,4 @@ pub mod rotary;
 pub mod tempered;
 pub mod vars;
 pub mod vision;
+pub mod white;

@@ -5,12 +5,13 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::attention::Attend;
-use super::block::{Block, BlockConfig};
+use super::block::BlockConfig;
 use super::inventory::{Matrix, Role};
 use super::linear::Linear;
 use super::norm::Norm;
 use super::positions;
 use super::vars::{Vars, VarsError};
+use super::white::Layer;
 
 /// Everything that distinguishes one vision transformer from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,9 @@ pub struct VisionConfig {
     pub channels: usize,
     /// Whether the projection of patches has a bias.
     pub patch_bias: bool,
+    /// Whether a norm stands before the projection of patches and another behind it; their values are then in the
+    /// order of pixels, not of colours.
+    pub patch_norms: bool,
     /// Whether a second token follows the class token, to learn from a teacher (DeiT).
     pub distillation_token: bool,
     /// Tokens without position behind the class token, for the model's own use (DINOv2).
@@ -80,6 +84,8 @@ pub enum Head {
     Mean(usize),
     /// The class token and the distillation token, each with a layer of its own; the mean counts (DeiT).
     Distilled(usize),
+    /// The mean of all tokens, with the norm behind the blocks (CRATE).
+    WholeMean(usize),
 }
 
 /// A vision transformer.
@@ -89,9 +95,10 @@ pub struct Vision {
     distillation_token: Option<Param<Tensor<2>>>,
     register_tokens: Option<Param<Tensor<2>>>,
     position_embeddings: Param<Tensor<2>>,
+    patch_norms: Option<[Norm; 2]>,
     patch_projection: Linear,
     embedding_norm: Option<Norm>,
-    layers: Vec<Block>,
+    layers: Vec<Layer>,
     final_norm: Option<Norm>,
     mean_norm: Option<Norm>,
     pooler: Option<Linear>,
@@ -119,7 +126,8 @@ impl Head {
             Self::Class(classes)
             | Self::ClassAndMean(classes)
             | Self::Mean(classes)
-            | Self::Distilled(classes) => Some(classes),
+            | Self::Distilled(classes)
+            | Self::WholeMean(classes) => Some(classes),
         }
     }
 
@@ -183,7 +191,7 @@ impl Vision {
     pub fn new(config: VisionConfig, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let (width, norm) = (config.block.width, config.block.norm);
         let (embeddings, stack) = (vars.at("embeddings"), vars.at("encoder.layer"));
-        let layers = (0..config.layers).map(|layer| Block::new(&config.block, layer, &stack.at(layer)));
+        let layers = (0..config.layers).map(|layer| Layer::new(&config.block, layer, &stack.at(layer)));
         let tokens = |name, count| embeddings.rows(name, count, width).map(Param::from_tensor);
         let some = |name, count: usize| (count > 0).then(|| tokens(name, count)).transpose();
         let positions = config.grid(config.image).iter().product::<usize>() + config.placed();
@@ -200,11 +208,16 @@ impl Vision {
             Pooled::Dense(outputs) => Some(vars.linear("pooler.dense", outputs, width, true)?),
             Pooled::Class | Pooled::Nothing => None,
         };
+        let patch_norms = || -> Result<_, VarsError> {
+            let before = embeddings.norm("patch_norm", config.patch_values(), norm)?;
+            Ok([before, embeddings.norm("token_norm", width, norm)?])
+        };
         Ok(Self {
             class_token: tokens("class_token", 1)?,
             distillation_token: some("distillation_token", usize::from(config.distillation_token))?,
             register_tokens: some("register_tokens", config.registers)?,
             position_embeddings: tokens("positions", positions)?,
+            patch_norms: config.patch_norms.then(patch_norms).transpose()?,
             patch_projection: embeddings.linear(
                 "patches",
                 width,
@@ -240,7 +253,7 @@ impl Vision {
         let positions = self.positions([height, width]);
         let placed = self.config.placed();
         let of_patches = positions.clone().slice([placed..placed + count, 0..values]);
-        let patches = self.patch_projection.forward(self.cut(pixels)).reshape([batch, count, values]);
+        let patches = self.project(self.cut(pixels)).reshape([batch, count, values]);
         let (patches, in_front) = (patches + of_patches.unsqueeze(), positions.slice([0..placed, 0..values]));
         let tokens = [Some(&self.class_token), self.distillation_token.as_ref()];
         let placed = Tensor::cat(tokens.into_iter().flatten().map(Param::val).collect(), 0) + in_front;
@@ -251,15 +264,23 @@ impl Vision {
         (patches, specials.unsqueeze())
     }
 
-    /// Images as rows of values, one a patch, in the order in which a convolution's kernel has them:
-    /// `[batch * patches, channels * patch height * patch width]`.
+    /// Rows of a patch's values as tokens.
+    fn project(&self, patches: Tensor<2>) -> Tensor<2> {
+        match &self.patch_norms {
+            None => self.patch_projection.forward(patches),
+            Some([before, behind]) => behind.forward(self.patch_projection.forward(before.forward(patches))),
+        }
+    }
+
+    /// Images as rows of values, one a patch, in the order in which a convolution's kernel has them, or pixel by
+    /// pixel where norms stand around the projection: `[batch * patches, channels * patch height * patch width]`.
     fn cut(&self, pixels: Tensor<4>) -> Tensor<2> {
         let [batch, channels, height, width] = pixels.dims();
         let ([rows, columns], [high, wide]) = (self.config.grid([height, width]), self.config.patch);
         let whole = pixels.slice([0..batch, 0..channels, 0..rows * high, 0..columns * wide]);
         whole
             .reshape([batch, channels, rows, high, columns, wide])
-            .permute([0, 2, 4, 1, 3, 5])
+            .permute(if self.config.patch_norms { [0, 2, 4, 3, 5, 1] } else { [0, 2, 4, 1, 3, 5] })
             .reshape([batch * rows * columns, channels * high * wide])
     }
 
@@ -328,17 +349,7 @@ impl Vision {
 
     /// The mean of the patches, each weighted with the patches that it stands for: `[batch, width]`.
     pub fn mean(&self, hidden: &Tensor<3>, sizes: Option<Tensor<2>>) -> Tensor<2> {
-        let [batch, tokens, width] = hidden.dims();
-        let first = self.config.specials();
-        let patches = hidden.clone().slice([0..batch, first..tokens, 0..width]);
-        match sizes {
-            None => patches.mean_dim(1).reshape([batch, width]),
-            Some(sizes) => {
-                let sizes = sizes.slice([0..batch, first..tokens]).reshape([batch, tokens - first, 1]);
-                let sum = (patches * sizes.clone()).sum_dim(1).reshape([batch, width]);
-                sum / sizes.sum_dim(1).reshape([batch, 1])
-            }
-        }
+        mean_from(hidden, self.config.specials(), sizes)
     }
 
     /// Scores of the classes, if the model has them. `sizes` `[batch, tokens]` says how many patches each
@@ -347,7 +358,11 @@ impl Vision {
         let classifier = self.classifier.as_ref()?;
         let input = match self.config.head {
             Head::None => return None,
-            Head::Class(_) | Head::Distilled(_) => token(hidden, 0),
+            Head::Class(_) | Head::Distilled(_) => self.class_state(hidden),
+            Head::WholeMean(_) => {
+                let mean = mean_from(hidden, 0, sizes);
+                self.final_norm.as_ref().map_or(mean.clone(), |norm| norm.forward(mean))
+            }
             Head::ClassAndMean(_) => Tensor::cat(vec![token(hidden, 0), self.mean(hidden, sizes)], 1),
             Head::Mean(_) => match &self.mean_norm {
                 Some(norm) => norm.forward(self.mean(hidden, sizes)),
@@ -381,7 +396,7 @@ impl Vision {
     pub fn bytes(&self) -> usize {
         let heads = [&self.pooler, &self.classifier, &self.distillation_classifier, &self.projection];
         self.patch_projection.bytes()
-            + self.layers.iter().map(Block::bytes).sum::<usize>()
+            + self.layers.iter().map(Layer::bytes).sum::<usize>()
             + heads.into_iter().flatten().map(Linear::bytes).sum::<usize>()
     }
 }
@@ -390,6 +405,20 @@ impl Vision {
 pub fn join(specials: Tensor<3>, patches: Tensor<3>) -> Tensor<3> {
     let ([batch, _, width], [_, count, _]) = (patches.dims(), specials.dims());
     Tensor::cat(vec![specials.expand([batch, count, width]), patches], 1)
+}
+
+/// The mean of the tokens from `first` on, each weighted with its size: `[batch, width]`.
+fn mean_from(hidden: &Tensor<3>, first: usize, sizes: Option<Tensor<2>>) -> Tensor<2> {
+    let [batch, tokens, width] = hidden.dims();
+    let patches = hidden.clone().slice([0..batch, first..tokens, 0..width]);
+    match sizes {
+        None => patches.mean_dim(1).reshape([batch, width]),
+        Some(sizes) => {
+            let sizes = sizes.slice([0..batch, first..tokens]).reshape([batch, tokens - first, 1]);
+            let sum = (patches * sizes.clone()).sum_dim(1).reshape([batch, width]);
+            sum / sizes.sum_dim(1).reshape([batch, 1])
+        }
+    }
 }
 
 /// Token `index` of every image: `[batch, width]`.
@@ -415,6 +444,7 @@ pub(crate) mod tests {
             patch: [4, 4],
             channels: 3,
             patch_bias: true,
+            patch_norms: false,
             distillation_token: false,
             registers: 0,
             antialias: false,

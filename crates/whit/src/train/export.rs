@@ -78,14 +78,16 @@ pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), 
     std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let settings = model.config();
     let (width, [high, wide]) = (settings.block.width, settings.patch);
+    let white = settings.block.white.is_some();
     let mut tensors = Vec::new();
     parameters::read(model, |path, shape, values| {
         let shape = match path {
             "class_token" | "position_embeddings" => vec![1, shape[0], width],
-            "patch_projection.weight" => vec![width, settings.channels, high, wide],
+            "patch_projection.weight" if !white => vec![width, settings.channels, high, wide],
             _ => shape,
         };
-        tensors.push((vision_name(path), half_precision(shape, &values)));
+        tensors
+            .push((if white { white_name(path) } else { vision_name(path) }, half_precision(shape, &values)));
     });
     let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -130,6 +132,33 @@ fn vision_name(path: &str) -> String {
         .replace("patch_projection", "embeddings.patch_embeddings.projection")
         .replace("final_norm", "layernorm");
     format!("vit.{name}")
+}
+
+/// The name that CRATE's checkpoints give a parameter, from its path in the module.
+fn white_name(path: &str) -> String {
+    const PARTS: [(&str, &str); 12] = [
+        ("class_token", "cls_token"),
+        ("position_embeddings", "pos_embedding"),
+        ("patch_norms.0.", "to_patch_embedding.1."),
+        ("patch_projection.", "to_patch_embedding.2."),
+        ("patch_norms.1.", "to_patch_embedding.3."),
+        ("attention_norm.", "0.norm."),
+        ("attention.subspaces.matrix.", "0.fn.qkv."),
+        ("attention.output.", "0.fn.to_out.0."),
+        ("output_norm.", "1.norm."),
+        ("ista.dictionary.matrix.", "1.fn."),
+        ("final_norm.", "mlp_head.0."),
+        ("classifier.", "mlp_head.1."),
+    ];
+    let rename = |part: &str| {
+        let found =
+            PARTS.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", part.strip_prefix(ours)?)));
+        found.unwrap_or_else(|| part.to_owned())
+    };
+    match path.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, part)) => format!("transformer.layers.{layer}.{}", rename(part)),
+        None => rename(path),
+    }
 }
 
 /// The name that BERT's checkpoints give a parameter, from its path in the module.
@@ -217,6 +246,19 @@ mod tests {
         assert_eq!(vision_name("patch_projection.bias"), "vit.embeddings.patch_embeddings.projection.bias");
         assert_eq!(vision_name("final_norm.weight"), "vit.layernorm.weight");
         assert_eq!(vision_name("classifier.weight"), "classifier.weight");
+    }
+
+    #[test]
+    fn paths_of_a_white_box_become_the_names_of_checkpoints() {
+        let names = [
+            ("patch_norms.1.weight", "to_patch_embedding.3.weight"),
+            ("layers.3.attention.subspaces.matrix.weight", "transformer.layers.3.0.fn.qkv.weight"),
+            ("layers.0.attention.output.bias", "transformer.layers.0.0.fn.to_out.0.bias"),
+            ("layers.0.ista.dictionary.matrix.weight", "transformer.layers.0.1.fn.weight"),
+            ("final_norm.bias", "mlp_head.0.bias"),
+            ("classifier.weight", "mlp_head.1.weight"),
+        ];
+        names.into_iter().for_each(|(path, name)| assert_eq!(white_name(path), name));
     }
 
     #[test]

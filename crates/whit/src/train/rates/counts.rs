@@ -152,8 +152,9 @@ impl Counts {
         let mut now = Tensor::<1>::from_data([self.cost.tokens() as f32], device);
         let mut blocks = Tensor::<1>::zeros([1], device);
         for layer in 0..self.cost.layers {
-            let attention =
-                now.clone() * (4.0 * width * width / 1e9) + now.clone() * now.clone() * (2.0 * width / 1e9);
+            let projections = self.cost.projections as f64;
+            let attention = now.clone() * (projections * width * width / 1e9)
+                + now.clone() * now.clone() * (2.0 * width / 1e9);
             if let Some([prune, merge]) = layer.checked_sub(self.search.spared).and_then(|at| counts.get(at))
             {
                 now = least(now, &prune.kept, &merge.kept);

@@ -51,6 +51,7 @@ pub struct Pairing {
 
 mod squeeze_en;
 mod toy_clip;
+mod toy_crate;
 mod toy_vit;
 
 /// Every recipe for a pair of encoders.
@@ -62,7 +63,7 @@ pub fn pair(id: &str) -> Option<&'static Pairing> {
 }
 
 /// Every recipe for a classifier of pictures.
-pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE];
+pub static CLASSIFIERS: &[Classifier] = &[toy_vit::SMALL, toy_vit::LARGE, toy_crate::WHITE, toy_crate::PLAIN];
 
 /// The recipe for a classifier called `id`.
 pub fn classifier(id: &str) -> Option<&'static Classifier> {
