@@ -7,6 +7,7 @@ mod bench_squeeze;
 mod calibrate_diffrate;
 mod tour;
 mod train_pair;
+mod train_sentences;
 mod train_squeeze;
 mod train_vision;
 

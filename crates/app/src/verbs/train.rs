@@ -12,12 +12,12 @@ use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
-use whit::train::recipes::{self, CLASSIFIERS, COMPRESSORS, PAIRS, RECIPES};
-use whit::train::run::{Objective, Outcome, Run};
+use whit::train::recipes::{self, CLASSIFIERS, COMPRESSORS, PAIRS, RECIPES, SENTENCES};
+use whit::train::run::{Objective, Outcome, Run, Settings};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::{train_pair, train_squeeze, train_vision};
+use super::{train_pair, train_sentences, train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -77,6 +77,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     if let Some(recipe) = recipes::classifier(id) {
         return train_vision::run(recipe, &arguments, context);
     }
+    if let Some(recipe) = recipes::sentences(id) {
+        return train_sentences::run(recipe, &arguments, context);
+    }
     if let Some(recipe) = recipes::pair(id) {
         return train_pair::run(recipe, &arguments, context);
     }
@@ -130,7 +133,9 @@ fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let compressors = COMPRESSORS.iter().map(|recipe| (recipe.id, recipe.summary));
     let classifiers = CLASSIFIERS.iter().map(|recipe| (recipe.id, recipe.summary));
     let pairs = PAIRS.iter().map(|recipe| (recipe.id, recipe.summary));
-    models.chain(compressors).chain(classifiers).chain(pairs).chain([(drafter::ID, drafter::SUMMARY)])
+    let sentences = SENTENCES.iter().map(|recipe| (recipe.id, recipe.summary));
+    let encoders = classifiers.chain(pairs).chain(sentences);
+    models.chain(compressors).chain(encoders).chain([(drafter::ID, drafter::SUMMARY)])
 }
 
 impl Arguments {
@@ -160,10 +165,6 @@ impl Session<'_> {
         let bytes = corpus.bytes();
         let language = self.language(corpus)?;
         let outcome = self.train(&language)?;
-        if outcome.interrupted && !self.arguments.evaluate {
-            self.say(&format!("stopped after step {}; go on with --resume", outcome.step));
-            return Err(AppError::Interrupted);
-        }
         self.say("measuring on held-out text and on the tasks");
         let figures = evaluate::measure(&outcome.model, &language, Effort::default())?;
         let folder = self.write(&language, &outcome, &figures, bytes)?;
@@ -196,27 +197,9 @@ impl Session<'_> {
         }
     }
 
-    /// Trains, or with `--evaluate` only restores.
     fn learn(&self, objective: &impl Objective<Model = Decoder>) -> Result<Outcome<Decoder>, AppError> {
         let model = self.recipe.model(&Device::flex().autodiff())?;
-        let steps = self.recipe.settings.schedule.steps;
-        let bar = progress_bar(if self.context.json { 0 } else { steps });
-        let stop = interrupt::flag();
-        let mut report = |record: &Record| show(&bar, record);
-        let run = Run {
-            objective,
-            settings: self.recipe.settings,
-            folder: &self.folder,
-            stop: &stop,
-            report: &mut report,
-        };
-        let outcome = if self.arguments.evaluate {
-            run.restore(model)?
-        } else {
-            run.train(model, self.arguments.resume)?
-        };
-        bar.finish_and_clear();
-        Ok(outcome)
+        learn(objective, model, (self.recipe.settings, &self.folder), self.arguments, self.context)
     }
 
     /// Writes the model's folder with its card and returns its path.
@@ -257,6 +240,29 @@ impl Session<'_> {
     }
 }
 
+/// Trains, or with `--evaluate` only restores.
+pub(super) fn learn<O: Objective>(
+    objective: &O,
+    model: O::Model,
+    (settings, folder): (Settings, &Path),
+    arguments: &Arguments,
+    context: &Context,
+) -> Result<Outcome<O::Model>, AppError> {
+    let bar = progress_bar(if context.json { 0 } else { settings.schedule.steps });
+    let stop = interrupt::flag();
+    let mut report = |record: &Record| show(&bar, record);
+    let run = Run { objective, settings, folder, stop: &stop, report: &mut report };
+    let outcome = if arguments.evaluate { run.restore(model)? } else { run.train(model, arguments.resume)? };
+    bar.finish_and_clear();
+    if outcome.interrupted && !arguments.evaluate {
+        if !context.json {
+            eprintln!("stopped after step {}; go on with --resume", outcome.step);
+        }
+        return Err(AppError::Interrupted);
+    }
+    Ok(outcome)
+}
+
 pub(super) fn progress_bar(steps: u64) -> ProgressBar {
     if steps == 0 {
         return ProgressBar::hidden();
@@ -265,7 +271,7 @@ pub(super) fn progress_bar(steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-pub(super) fn show(bar: &ProgressBar, record: &Record) {
+fn show(bar: &ProgressBar, record: &Record) {
     let speed = record.items as f64 / record.seconds.max(1e-9);
     bar.set_position(record.step);
     bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", record.loss));

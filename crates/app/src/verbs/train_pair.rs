@@ -4,16 +4,14 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::json;
-use whit::load::Tokenizer;
-use whit::train::log::Record;
 use whit::train::pair::{self, Contrast, Figures, Pair, PairRecipe, save_pair};
 use whit::train::recipes::Pairing;
-use whit::train::run::{Outcome, Run};
+use whit::train::run::Outcome;
 
-use super::train::{Arguments, progress_bar, show};
+use super::train::{Arguments, learn};
 use crate::context::Context;
 use crate::error::AppError;
-use crate::{interrupt, output};
+use crate::output;
 
 /// Trains, measures and writes the pair with its card.
 pub fn run(recipe: &Pairing, arguments: &Arguments, context: &Context) -> Result<(), AppError> {
@@ -28,10 +26,13 @@ pub fn run(recipe: &Pairing, arguments: &Arguments, context: &Context) -> Result
     let path = folder.join("tokenizer.json");
     let tokenizer = settings.tokenizer(&scenes[0], &path)?;
     let contrast = Contrast::new(&settings, &scenes, &tokenizer);
-    let outcome = train(&settings, &contrast, (&tokenizer, &folder), arguments, context)?;
-    if outcome.interrupted && !arguments.evaluate {
-        return Err(AppError::Interrupted);
-    }
+    let outcome = learn(
+        &contrast,
+        settings.model(&tokenizer, &Device::flex().autodiff())?,
+        (settings.settings, &folder),
+        arguments,
+        context,
+    )?;
     let figures = pair::measure(&outcome.model, &settings, &contrast)?;
     let model = folder.join("model");
     let words = std::fs::read(&path).map_err(AppError::file("read", &path))?;
@@ -42,23 +43,6 @@ pub fn run(recipe: &Pairing, arguments: &Arguments, context: &Context) -> Result
     let value =
         json!({ "model": model, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
     context.emit(&value, || summary(&model, &figures))
-}
-
-fn train(
-    recipe: &PairRecipe,
-    objective: &Contrast<'_>,
-    (tokenizer, folder): (&Tokenizer, &Path),
-    arguments: &Arguments,
-    context: &Context,
-) -> Result<Outcome<Pair>, AppError> {
-    let model = recipe.model(tokenizer, &Device::flex().autodiff())?;
-    let bar = progress_bar(if context.json { 0 } else { recipe.settings.schedule.steps });
-    let stop = interrupt::flag();
-    let mut report = |record: &Record| show(&bar, record);
-    let run = Run { objective, settings: recipe.settings, folder, stop: &stop, report: &mut report };
-    let outcome = if arguments.evaluate { run.restore(model)? } else { run.train(model, arguments.resume)? };
-    bar.finish_and_clear();
-    Ok(outcome)
 }
 
 fn summary(folder: &Path, figures: &Figures) -> String {

@@ -7,16 +7,14 @@ use burn::tensor::Device;
 use serde_json::json;
 use whit::train::card;
 use whit::train::export::save_encoder;
-use whit::train::log::Record;
 use whit::train::recipes::Compressor;
-use whit::train::run::{Outcome, Run};
-use whit::train::squeeze::{self, Deletion, Figures, SqueezeRecipe};
+use whit::train::squeeze::{self, Deletion, Figures};
 use whit::world::corpus::Corpus;
 
-use super::train::{Arguments, progress_bar, show};
+use super::train::{Arguments, learn};
 use crate::context::Context;
 use crate::error::AppError;
-use crate::{interrupt, output};
+use crate::output;
 
 /// Trains, measures and writes the model with its card.
 pub fn run(recipe: &Compressor, arguments: &Arguments, context: &Context) -> Result<(), AppError> {
@@ -31,10 +29,13 @@ pub fn run(recipe: &Compressor, arguments: &Arguments, context: &Context) -> Res
     let path = folder.join("tokenizer.json");
     let tokenizer = squeeze.tokenizer(&data[0], &path)?;
     let deletion = Deletion::new(&squeeze, &data, &tokenizer)?;
-    let outcome = train(&squeeze, &deletion, &folder, arguments, context)?;
-    if outcome.interrupted && !arguments.evaluate {
-        return Err(AppError::Interrupted);
-    }
+    let outcome = learn(
+        &deletion,
+        squeeze.model(&Device::flex().autodiff())?,
+        (squeeze.settings, &folder),
+        arguments,
+        context,
+    )?;
     let figures = squeeze::measure(&outcome.model, &deletion, &data[1], tokenizer)?;
     let model = folder.join("model");
     let tokenizer = std::fs::read(&path).map_err(AppError::file("read", &path))?;
@@ -52,24 +53,6 @@ pub fn run(recipe: &Compressor, arguments: &Arguments, context: &Context) -> Res
     let value =
         json!({ "model": model, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
     context.emit(&value, || summary(&model, &figures))
-}
-
-fn train(
-    recipe: &SqueezeRecipe,
-    deletion: &Deletion,
-    folder: &Path,
-    arguments: &Arguments,
-    context: &Context,
-) -> Result<Outcome<whit::nn::encoder::Encoder>, AppError> {
-    let model = recipe.model(&Device::flex().autodiff())?;
-    let bar = progress_bar(if context.json { 0 } else { recipe.settings.schedule.steps });
-    let stop = interrupt::flag();
-    let mut report = |record: &Record| show(&bar, record);
-    let settings = recipe.settings;
-    let run = Run { objective: deletion, settings, folder, stop: &stop, report: &mut report };
-    let outcome = if arguments.evaluate { run.restore(model)? } else { run.train(model, arguments.resume)? };
-    bar.finish_and_clear();
-    Ok(outcome)
 }
 
 fn summary(folder: &Path, figures: &Figures) -> String {

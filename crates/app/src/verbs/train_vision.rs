@@ -7,15 +7,14 @@ use serde_json::json;
 use whit::methods::{ModelFacts, ModelKind, Plan, Selection};
 use whit::nn::vision::Vision;
 use whit::train::export::save_vision;
-use whit::train::log::Record;
 use whit::train::recipes::Classifier;
-use whit::train::run::{Outcome, Run};
+use whit::train::run::Outcome;
 use whit::train::vision::{self, Classification, Figures, VisionRecipe};
 
-use super::train::{Arguments, progress_bar, show};
+use super::train::{Arguments, learn};
 use crate::context::Context;
 use crate::error::AppError;
-use crate::{interrupt, output};
+use crate::output;
 
 /// Trains, measures and writes the model with its card.
 pub fn run(recipe: &Classifier, arguments: &Arguments, context: &Context) -> Result<(), AppError> {
@@ -26,10 +25,7 @@ pub fn run(recipe: &Classifier, arguments: &Arguments, context: &Context) -> Res
     let classes = pictures[0].classes();
     let objective = Classification::new(&settings, pictures)?;
     let model = settings.model(&classes, &Device::flex().autodiff())?;
-    let outcome = train(&settings, &objective, (model, &folder), arguments, context)?;
-    if outcome.interrupted && !arguments.evaluate {
-        return Err(AppError::Interrupted);
-    }
+    let outcome = learn(&objective, model, (settings.settings, &folder), arguments, context)?;
     let facts = ModelFacts { kind: ModelKind::Vision, ..ModelFacts::example() };
     let plain = Plan::new(&Selection::default(), &facts)?;
     let figures = vision::measure(&outcome.model, &objective, &plain)?;
@@ -41,22 +37,6 @@ pub fn run(recipe: &Classifier, arguments: &Arguments, context: &Context) -> Res
     let value =
         json!({ "model": model, "steps": outcome.step, "seconds": outcome.seconds, "figures": figures });
     context.emit(&value, || summary(&model, &figures))
-}
-
-fn train(
-    recipe: &VisionRecipe,
-    objective: &Classification,
-    (model, folder): (Vision, &Path),
-    arguments: &Arguments,
-    context: &Context,
-) -> Result<Outcome<Vision>, AppError> {
-    let bar = progress_bar(if context.json { 0 } else { recipe.settings.schedule.steps });
-    let stop = interrupt::flag();
-    let mut report = |record: &Record| show(&bar, record);
-    let run = Run { objective, settings: recipe.settings, folder, stop: &stop, report: &mut report };
-    let outcome = if arguments.evaluate { run.restore(model)? } else { run.train(model, arguments.resume)? };
-    bar.finish_and_clear();
-    Ok(outcome)
 }
 
 fn rows(figures: &Figures) -> Vec<Vec<String>> {

@@ -92,24 +92,32 @@ pub const TEXT_START: &str = "<|startoftext|>";
 /// Ends a text of CLIP's text encoder, and fills up rows.
 pub const TEXT_END: &str = "<|endoftext|>";
 
-/// Every word of `texts` as a token, in lower case, commas and the like apart; between [`TEXT_START`] and
-/// [`TEXT_END`] as CLIP has it.
+/// The marks of a vocabulary of words: for padding (if it has its own), for unknown words, before and behind a text.
+pub type Marks = [&'static str; 4];
+
+/// The marks that CLIP's text encoder has; the end is padding too.
+pub const CLIP: Marks = [TEXT_END, "[UNK]", TEXT_START, TEXT_END];
+
+/// The marks that BERT has.
+pub const SENTENCE: Marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+
+/// Every word of `texts` as a token, in lower case, commas and the like apart, with marks around a text.
 ///
 /// # Errors
 /// If the tokenizer cannot be made.
-pub fn words(texts: &[String]) -> Result<Tokenizer, TrainError> {
-    let unknown = "[UNK]";
-    let model = WordLevel::builder().unk_token(unknown.into()).build().map_err(TrainError::Tokenizer)?;
+pub fn words(texts: &[String], marks: Marks) -> Result<Tokenizer, TrainError> {
+    let model = WordLevel::builder().unk_token(marks[1].into()).build().map_err(TrainError::Tokenizer)?;
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_normalizer(Some(Lowercase)).map_err(TrainError::Tokenizer)?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    let special = [unknown, TEXT_START, TEXT_END].map(|mark| AddedToken::from(mark, true)).to_vec();
+    let different = (0..marks.len()).filter(|&at| !marks[..at].contains(&marks[at]));
+    let special = different.map(|at| AddedToken::from(marks[at], true)).collect();
     let trainer = WordLevelTrainer::builder().show_progress(false).special_tokens(special).build();
     let trainer = trainer.map_err(|error| TrainError::Setting(error.to_string()))?;
     let texts = texts.iter().map(String::as_str);
     tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(TrainError::Tokenizer)?;
     let id = |mark: &str| (mark.to_owned(), tokenizer.token_to_id(mark).unwrap_or(0));
-    let around = BertProcessing::new(id(TEXT_END), id(TEXT_START));
+    let around = BertProcessing::new(id(marks[3]), id(marks[2]));
     tokenizer.with_post_processor(Some(around));
     Ok(tokenizer)
 }
@@ -174,7 +182,7 @@ mod tests {
     #[test]
     fn words_are_tokens_and_stand_between_the_marks() {
         let texts = ["a red circle, and a cube".to_owned(), "A blue cube".to_owned()];
-        let tokenizer = words(&texts).unwrap();
+        let tokenizer = words(&texts, CLIP).unwrap();
         let tokens = |text: &str| tokenizer.encode(text, true).unwrap().get_tokens().to_vec();
         assert_eq!(tokens("a Blue circle"), [TEXT_START, "a", "blue", "circle", TEXT_END]);
         assert_eq!(tokens("green, cube"), [TEXT_START, "[UNK]", ",", "cube", TEXT_END]);

@@ -11,6 +11,7 @@ pub mod scene;
 mod screen;
 pub mod shape;
 pub mod tasks;
+pub mod topics;
 
 pub use pictures::{Batch, Picture, Pictures, Scenes};
 pub use scene::{Rendered, Scene, World, WorldError};

@@ -10,7 +10,7 @@ use whit::measure::collapse_sweep::{self, Sweep};
 use whit::methods::{Plan, Selection};
 use whit::models;
 use whit::nn::vars::{Precision, Storage};
-use whit::train::TrainError;
+use whit::train::{TrainError, recipes, sentences};
 use whit::world::corpus::{Corpus, Document, Limits};
 
 use crate::context::Context;
@@ -42,6 +42,10 @@ pub struct Arguments {
     /// A folder of texts [default: the source of the crates in Cargo.lock, one text of each]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+
+    /// Texts about made-up topics that `toy-embed` did not learn, instead of source
+    #[arg(long, conflicts_with = "data")]
+    topics: bool,
 
     /// Write a page with plots
     #[arg(long, value_name = "FILE")]
@@ -98,8 +102,11 @@ impl Arguments {
         Ok(longest)
     }
 
-    /// One text of each source, so that they are about different things.
-    fn documents(&self) -> Result<impl Iterator<Item = String> + use<>, AppError> {
+    /// Texts about different things: of each source or topic one.
+    fn documents(&self) -> Result<Box<dyn Iterator<Item = String>>, AppError> {
+        if self.topics {
+            return Ok(Box::new(self.topics()));
+        }
         let limits = Limits { source: 100_000, ..Limits::default() };
         let corpus = match &self.data {
             Some(folder) => Corpus::of_folder(folder, limits),
@@ -109,7 +116,14 @@ impl Arguments {
         let mut seen = std::collections::HashSet::new();
         let mut documents: Vec<Document> = held_out.into_iter().chain(train).collect();
         documents.retain(|document| document.text.len() > 2_000 && seen.insert(document.source.clone()));
-        Ok(documents.into_iter().map(|document| document.text))
+        Ok(Box::new(documents.into_iter().map(|document| document.text)))
+    }
+
+    fn topics(&self) -> impl Iterator<Item = String> + use<> {
+        let words = self.lengths.iter().copied().max().unwrap_or(0);
+        let topics = recipes::SENTENCES.iter().map(|recipe| (recipe.sentences)().topics).next();
+        let held_out = sentences::HELD_OUT..sentences::HELD_OUT + self.texts as u64;
+        held_out.filter_map(move |topic| Some(topics?.text(topic, 0, words)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::language::LanguageRecipe;
 use super::pair::PairRecipe;
+use super::sentences::SentenceRecipe;
 use super::squeeze::SqueezeRecipe;
 use super::vision::VisionRecipe;
 
@@ -49,10 +50,30 @@ pub struct Pairing {
     pub pair: fn() -> PairRecipe,
 }
 
+/// What a recipe for an encoder of texts makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sentences {
+    /// The word for it on the command line.
+    pub id: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Its settings.
+    pub sentences: fn() -> SentenceRecipe,
+}
+
 mod squeeze_en;
 mod toy_clip;
 mod toy_crate;
+mod toy_embed;
 mod toy_vit;
+
+/// Every recipe for an encoder of texts.
+pub static SENTENCES: &[Sentences] = &[toy_embed::RECIPE];
+
+/// The recipe for an encoder of texts called `id`.
+pub fn sentences(id: &str) -> Option<&'static Sentences> {
+    SENTENCES.iter().find(|recipe| recipe.id == id)
+}
 
 /// Every recipe for a pair of encoders.
 pub static PAIRS: &[Pairing] = &[toy_clip::RECIPE];
