@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 
 mod bench_squeeze;
 mod calibrate_diffrate;
+mod calibrate_tidaldecode;
 mod tour;
 mod train_pair;
 mod train_sentences;

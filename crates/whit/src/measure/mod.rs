@@ -11,6 +11,7 @@ pub mod pairs;
 pub mod quality;
 pub mod recall;
 pub mod record;
+pub mod reuse;
 pub mod sheet;
 pub mod stepwise;
 pub mod text;

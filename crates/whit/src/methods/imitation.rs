@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use whit_kernels::attention::{self, Call, Mask, Wanted};
 use whit_kernels::op::{self, Host};
 
+use super::successors::{Template, top};
 use crate::generate::cache::{CacheShape, KvCache};
 use crate::nn::chimera::{Drafter, DrafterConfig, trigram};
 use crate::nn::decoder::Decoder;
@@ -117,25 +118,54 @@ impl Context {
         choose: &mut dyn FnMut(&[f32]) -> u32,
     ) {
         self.catch_up(imitator, committed);
-        let drafter = &imitator.drafter;
+        let start = self.len();
         let mut text = committed.to_vec();
-        let mut added = 0;
         for head in 0..depth {
-            let position = [(text.len() - 1) as u32];
-            let x = imitator.features(&[trigram(&text, text.len() - 1)]);
-            if head > 0 {
-                self.push(drafter, x.clone(), &position);
-                added += 1;
-            }
-            let imitated = self.imitate(drafter, x, &position);
-            if drafter.config().previous && head + 1 < depth {
-                self.push(drafter, imitated.clone(), &position);
-                added += 1;
-            }
-            let newest = op::tensor(Host::new([1, self.newest.len()], self.newest.clone()));
-            text.push(choose(op::host(drafter.logits(head, newest, imitated)).data()));
+            let logits = self.head(imitator, &text, [head, depth]);
+            text.push(choose(logits.data()));
         }
-        self.rows.keep_of_last(added, &[]);
+        self.forget(start);
+    }
+
+    /// Drafts a tree after `committed`: behind every node of it that has children, with the node's own path.
+    /// Gives the token of every node of the template, where it is part of the tree.
+    pub fn draft_tree(
+        &mut self,
+        imitator: &Imitator,
+        committed: &[u32],
+        shape: Shape<'_>,
+    ) -> Vec<Option<u32>> {
+        self.catch_up(imitator, committed);
+        let (text, tokens) = (committed.to_vec(), vec![None; shape.template.len()]);
+        let mut growth = Growth { context: self, imitator, shape, text, tokens };
+        growth.behind(None, 0);
+        growth.tokens
+    }
+
+    /// The logits behind `text` by head `head` of `depth`; leaves rows that the next head's sees.
+    fn head(&mut self, imitator: &Imitator, text: &[u32], [head, depth]: [usize; 2]) -> Host {
+        let drafter = &imitator.drafter;
+        let position = [(text.len() - 1) as u32];
+        let x = imitator.features(&[trigram(text, text.len() - 1)]);
+        if head > 0 {
+            self.push(drafter, x.clone(), &position);
+        }
+        let imitated = self.imitate(drafter, x, &position);
+        if drafter.config().previous && head + 1 < depth {
+            self.push(drafter, imitated.clone(), &position);
+        }
+        let newest = op::tensor(Host::new([1, self.newest.len()], self.newest.clone()));
+        op::host(drafter.logits(head, newest, imitated))
+    }
+
+    /// Rows that are attended to.
+    fn len(&self) -> usize {
+        self.rows.layer(0)[0].len()
+    }
+
+    /// Forgets all rows but the first `rows`.
+    fn forget(&mut self, rows: usize) {
+        self.rows.keep_of_last(self.len() - rows, &[]);
     }
 
     /// Takes in the trigrams of all committed tokens.
@@ -182,6 +212,50 @@ impl Context {
         };
         let attended = attention::attend(&call).output;
         drafter.finish(x, op::tensor(Host::new([1, attended.len()], attended)))
+    }
+}
+
+/// The tree to draft: `size` nodes of a template, in at most `depth` levels.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    /// All nodes.
+    pub template: &'a Template,
+    /// How many of them, the likeliest.
+    pub size: usize,
+    /// The most levels.
+    pub depth: usize,
+}
+
+/// A tree that grows node by node.
+struct Growth<'a> {
+    context: &'a mut Context,
+    imitator: &'a Imitator,
+    shape: Shape<'a>,
+    /// What was committed, and the path to the node in work.
+    text: Vec<u32>,
+    tokens: Vec<Option<u32>>,
+}
+
+impl Growth<'_> {
+    /// Fills in what follows a node of level `level`.
+    fn behind(&mut self, node: Option<usize>, level: usize) {
+        let Shape { template, size, depth } = self.shape;
+        let children: Vec<(usize, usize)> = template.children(node, size).collect();
+        let Some(most) = children.iter().map(|&(_, rank)| rank).max().filter(|_| level < depth) else {
+            return;
+        };
+        let start = self.context.len();
+        let logits = self.context.head(self.imitator, &self.text, [level, depth]);
+        let mut best = vec![0; (most + 1).min(logits.data().len())];
+        top(logits.data(), &mut best);
+        for (child, rank) in children {
+            let Some(&token) = best.get(rank) else { continue };
+            self.tokens[child] = Some(token);
+            self.text.push(token);
+            self.behind(Some(child), level + 1);
+            self.text.pop();
+        }
+        self.context.forget(start);
     }
 }
 
@@ -244,6 +318,40 @@ mod tests {
                 });
                 assert_eq!(head, depth);
             }
+        }
+    }
+
+    /// Along any branch, a node's children are what a draft that is made to take that branch gives.
+    #[test]
+    fn every_branch_is_drafted_with_its_own_path() {
+        let target = target();
+        let hidden = hidden(&target);
+        // Two children, of which the first has two and the second one; one of the last level.
+        let template = Template::new(&[2, 2, 1, 1, 0, 0, 0], 10).unwrap();
+        let parents = [None, None, Some(0), Some(0), Some(1), Some(2)];
+        for previous in [true, false] {
+            let imitator = imitator(&target, previous);
+            let mut context = Context::new(&imitator);
+            context.see(&imitator, &hidden[..6 * 32]);
+            let shape = Shape { template: &template, size: 6, depth: 3 };
+            let tokens = context.draft_tree(&imitator, &TOKENS[..7], shape);
+            assert_eq!(context.len(), 6 + 6);
+            let token = |node: usize| tokens[node].unwrap();
+            for (node, (level, rank)) in template.places().enumerate() {
+                let path: Vec<usize> = std::iter::successors(parents[node], |&at| parents[at]).collect();
+                let mut forced = path.iter().rev().map(|&at| token(at));
+                let mut last = Vec::new();
+                context.draft(&imitator, &TOKENS[..7], 3, &mut |logits| {
+                    let mut best = [0; 2];
+                    top(logits, &mut best);
+                    last.push(best[rank]);
+                    forced.next().unwrap_or(0)
+                });
+                assert_eq!(token(node), last[level - 1], "node {node}, {previous}");
+            }
+            let small = context.draft_tree(&imitator, &TOKENS[..7], Shape { size: 3, depth: 1, ..shape });
+            assert_eq!(small[..2], tokens[..2]);
+            assert!(small[2..].iter().all(Option::is_none));
         }
     }
 

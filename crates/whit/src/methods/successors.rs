@@ -237,6 +237,13 @@ impl Template {
         self.nodes.iter().map(|node| (node.depth, node.rank))
     }
 
+    /// The children of a node, or of the root, in the tree of `size` nodes, each with its rank.
+    pub fn children(&self, parent: Option<usize>, size: usize) -> impl Iterator<Item = (usize, usize)> {
+        let nodes = self.nodes.iter().enumerate();
+        let own = nodes.filter(move |(_, node)| node.parent == parent && node.from <= size);
+        own.map(|(index, node)| (index, node.rank))
+    }
+
     /// The number of levels of the tree of `size` nodes.
     pub fn depth_of(&self, size: usize) -> usize {
         let nodes = self.nodes.iter().filter(|node| node.from <= size);

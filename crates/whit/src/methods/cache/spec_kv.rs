@@ -83,6 +83,13 @@ pub static SPEC: Spec = Spec {
             help: "further keys that it sees there; prompts of up to band + columns are read densely",
         },
         Knob {
+            name: "evict",
+            kind: Kind::Flag,
+            default: Value::Flag(true),
+            off: None,
+            help: "drop the rows that lose the vote; without it long prompts are read sparsely, and all rows stay",
+        },
+        Knob {
             name: "prompt",
             kind: Kind::Int { min: 0, max: 1_000_000 },
             default: Value::Int(0),
@@ -127,6 +134,9 @@ const LONG: &str = "\
 Where prompt and draft are longer than `band` + `columns`, step 3 reads sparsely: a query sees the latest `band` keys and,
 for each head, the `columns` best rows by the same scores. Work then grows with the length and not with its square.
 
+With `evict=false` nothing is dropped: only prompts longer than `band` + `columns` are touched, by being read sparsely. All
+their rows stay, and the answer is written with all of them. `capacity` then means nothing, unless it is 0.
+
 With `prompt` above 0 this is the paper's SpecKV-PC: the draft's attention (its later half of layers, 64 last tokens,
 smoothing and neighbours of 32, as in `spec-pc`) first cuts the prompt to so many tokens, and the text that the same run
 of the draft writes then votes on the rows of what is left.
@@ -159,6 +169,9 @@ fn check(knobs: &Knobs, settings: &Settings) -> Result<(), MethodError> {
     if !band.is_multiple_of(64) {
         return Err(knobs.unfit("band", "it must be a multiple of 64"));
     }
+    if !settings.evict {
+        return Ok(());
+    }
     if window >= capacity {
         return Err(knobs.unfit("window", format!("it must be less than the capacity of {capacity}")));
     }
@@ -188,6 +201,25 @@ struct Settings {
     lookahead: usize,
     band: usize,
     columns: usize,
+    evict: bool,
+}
+
+impl Settings {
+    /// Whether a prompt is read with a draft's text of up to `room` tokens behind it.
+    fn touches(&self, prompt: usize, room: usize) -> bool {
+        let longest = prompt + self.lookahead.min(room);
+        if self.evict { prompt > self.capacity } else { self.is_sparse(longest) && prompt > self.window + 1 }
+    }
+
+    /// Whether so many tokens are read sparsely.
+    fn is_sparse(&self, tokens: usize) -> bool {
+        tokens > self.band + self.columns
+    }
+
+    /// How many rows before the voters' stay.
+    fn elected(&self) -> usize {
+        if self.evict { self.capacity - self.window } else { 0 }
+    }
 }
 
 /// The method, built for one model.
@@ -216,6 +248,7 @@ impl Shared {
             lookahead: knobs.int("lookahead"),
             band: knobs.int("band"),
             columns: knobs.int("columns"),
+            evict: knobs.flag("evict"),
         };
         check(knobs, &settings)?;
         let (cut, foresight) = (cut(knobs)?, Foresight::new(knobs, model)?);
@@ -233,10 +266,11 @@ impl Method for SpecKv {
     }
 
     fn expect(&self) -> String {
-        let Settings { capacity, band, columns, .. } = self.shared.settings;
+        let Settings { capacity, band, columns, evict, .. } = self.shared.settings;
         let cut =
             self.shared.cut.map_or(String::new(), |cut| format!("prompts cut to {} tokens, ", cut.capacity));
-        format!("{cut}caches cut to {capacity} rows, reading sparse above {} tokens", band + columns)
+        let rows = if evict { format!("caches cut to {capacity} rows, ") } else { String::new() };
+        format!("{cut}{rows}reading sparse above {} tokens", band + columns)
     }
 }
 
@@ -260,7 +294,7 @@ impl PromptEdit for Cutter {
         let read = foresight.read(prompt.ids, Some(&mut gaze)).map(Some);
         let Some(reader) = foresight.forgive(read)? else { return Ok(Edited::Unchanged) };
         let cut = cut.choose(&gaze.scores, &uncut(prompt, true));
-        if cut.len() > settings.capacity {
+        if settings.touches(cut.len(), settings.lookahead) {
             *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
         }
         Ok(Edited::Kept(cut))
@@ -285,7 +319,7 @@ struct Voter {
 impl Lookahead for Voter {
     fn tokens(&mut self, ahead: &Ahead<'_>) -> Result<Option<Vec<u32>>, MethodError> {
         let settings = self.shared.settings;
-        if ahead.prompt.len() <= settings.capacity {
+        if !settings.touches(ahead.prompt.len(), ahead.room) {
             return Ok(None);
         }
         let drafted = self.draft(ahead).map(Some);
@@ -297,8 +331,11 @@ impl Lookahead for Voter {
     }
 
     fn report(&self) -> String {
-        let (capacity, prompt) = (self.shared.settings.capacity, self.prompt);
+        let (Settings { capacity, evict, .. }, prompt) = (self.shared.settings, self.prompt);
         match self.drafted {
+            Some(drafted) if !evict => {
+                format!("{prompt} tokens read sparsely, as {drafted} drafted ones voted; every row kept")
+            }
             Some(drafted) => {
                 format!("{capacity} of {prompt} rows a head kept, as {drafted} drafted tokens voted")
             }
@@ -340,15 +377,16 @@ impl Voter {
 
     /// The rows of one head before the voters, best first: as many as stay or are read, whichever is more.
     fn elect(&self, call: &Call<'_>, head: usize) -> Vec<usize> {
-        let Settings { capacity, window, kernel, columns, .. } = self.shared.settings;
+        let Settings { kernel, columns, .. } = self.shared.settings;
         let scores = votes(call, head, call.query_count - self.candidates());
-        best(&max_pool(&scores, kernel), (capacity - window).max(columns))
+        best(&max_pool(&scores, kernel), self.shared.settings.elected().max(columns))
     }
 }
 
 impl Look for Voter {
     fn attend(&mut self, site: &Site, call: &Call<'_>) -> Result<Vec<f32>, MethodError> {
-        let Settings { capacity, window, band, columns, .. } = self.shared.settings;
+        let settings = self.shared.settings;
+        let Settings { window, band, columns, .. } = settings;
         self.kept.clear();
         if site.window.is_some() {
             return Ok(attention::attend(call).output);
@@ -356,13 +394,15 @@ impl Look for Voter {
         let elected: Vec<Vec<usize>> = (0..call.kv.len()).map(|head| self.elect(call, head)).collect();
         let voters = self.candidates();
         let keep = |elected: &Vec<usize>| {
-            let mut rows: Vec<usize> = elected.iter().copied().take(capacity - window).collect();
+            let mut rows: Vec<usize> = elected.iter().copied().take(settings.elected()).collect();
             rows.sort_unstable();
             rows.extend(voters..voters + window);
             rows
         };
-        self.kept = elected.iter().map(keep).collect();
-        if call.query_count <= band + columns {
+        if settings.evict {
+            self.kept = elected.iter().map(keep).collect();
+        }
+        if !settings.is_sparse(call.query_count) {
             return Ok(attention::attend(call).output);
         }
         let read = |mut elected: Vec<usize>| {

@@ -5,8 +5,9 @@ use whit_kernels::attention::{HeadView, Mask, Wanted};
 use super::*;
 use crate::generate::cache::{CacheShape, KvCache};
 use crate::generate::forward::{Span, forward};
-use crate::methods::Selection;
+use crate::generate::{Request, Scheduler};
 use crate::methods::testing::*;
+use crate::methods::{Plan, Selection};
 
 #[test]
 fn prompts_that_fit_are_plain_and_the_draft_does_not_run() {
@@ -125,6 +126,38 @@ fn long_prompts_are_read_in_a_band_and_the_elected_columns() {
     let narrow = Call { window: Some(50), ..call };
     assert_eq!(voter.attend(&windowed, &narrow).unwrap(), attention::attend(&narrow).output);
     assert!(voter.kept.is_empty());
+}
+
+/// The first layer's rows do not depend on how it is read; the second's do.
+#[test]
+fn without_eviction_long_prompts_are_read_sparsely_and_every_row_stays() {
+    let (target, draft) = (model(3, 1024, 1), model(2, 1024, 2));
+    let facts = facts(&target, &draft);
+    let sparse = plan("spec-kv:evict=false,window=8,band=64,columns=40", &facts).unwrap();
+    let read = |plan: &Plan, tokens: usize| {
+        let mut scheduler = Scheduler::new(&target);
+        let request = Request { prompt: prompt(tokens), max_tokens: 9, ..Request::default() };
+        let id = scheduler.add(request, plan.begin()).unwrap();
+        let mut text = Vec::new();
+        while text.is_empty() {
+            text.extend(scheduler.step().unwrap().into_iter().flat_map(|event| event.tokens));
+        }
+        scheduler.cache(id).unwrap().clone()
+    };
+    let (found, dense) = (read(&sparse, 300), read(&Plan::new(&Selection::default(), &facts).unwrap(), 300));
+    let keys = |cache: &KvCache, layer: usize| -> Vec<f32> {
+        let head = &cache.layer(layer)[0];
+        (0..head.len()).flat_map(|row| head.key(row).to_vec()).collect()
+    };
+    assert_eq!(keys(&found, 0), keys(&dense, 0));
+    assert_ne!(keys(&found, 2), keys(&dense, 2));
+    assert_eq!(positions(found.layer(2)), positions(dense.layer(2)));
+    let per_row = CacheShape { layers: 3, kv_heads: 2, head_dim: 16 }.bytes_per_token();
+    assert!(run(&target, &sparse, &prompt(300), 20).1.cache_bytes >= (300 + 19) * per_row);
+    // No longer than band and columns: nothing is asked of the draft, which could not read it.
+    let blind = self::facts(&target, &model(2, 32, 2));
+    let idle = plan("spec-kv:evict=false,window=8,band=64,columns=40", &blind).unwrap();
+    assert_eq!(run(&target, &idle, &prompt(90), 14).0, plainly(&target, &prompt(90), 14));
 }
 
 #[test]
