@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod sampling;
 mod search;
+mod trace;
 mod verbs;
 
 use std::process::ExitCode;

@@ -8,12 +8,14 @@ pub mod macs;
 pub mod memory;
 pub mod overlap;
 pub mod pairs;
+pub mod pareto;
 pub mod quality;
 pub mod recall;
 pub mod record;
 pub mod sheet;
 pub mod stepwise;
 pub mod text;
+pub mod vision;
 pub mod write;
 
 /// A number of bytes for people: `1.5 GiB`.
