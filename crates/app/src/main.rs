@@ -11,6 +11,7 @@ mod machine;
 mod model;
 mod output;
 mod sampling;
+mod scenes;
 mod search;
 mod trace;
 mod verbs;

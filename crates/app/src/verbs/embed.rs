@@ -1,5 +1,6 @@
 //! `whit embed`: texts and images as vectors, and search among them.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::context::Context;
 use crate::error::AppError;
 use crate::model::ModelArguments;
 use crate::output;
+use crate::trace::Tracing;
 
 /// Turn texts or images into vectors, or rank them by a query
 ///
@@ -47,6 +49,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "normalise", alias = "no-normalize")]
     no_normalise: bool,
 
+    /// Also write a page that shows which patches of images the methods merged or dropped; a folder gets maps as PNG too
+    #[arg(long, value_name = "FILE|FOLDER/")]
+    trace: Option<PathBuf>,
+
     /// Texts or images that go through the model together
     #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -77,6 +83,7 @@ enum PoolingName {
 struct Planned {
     embedder: Embedder,
     plan: Plan,
+    tracing: Option<RefCell<Tracing>>,
 }
 
 /// Something to embed.
@@ -106,18 +113,31 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let plan = arguments.model.live_plan(&arguments.with, &files)?;
     let mut embedder = Embedder::new(&files, &storage, arguments.settings())?;
     embedder.texts = embedder.texts.map(|texts| texts.with(&plan));
-    let embedder = Planned { embedder, plan };
+    let tracing = arguments.tracing(&embedder)?.map(RefCell::new);
+    let embedder = Planned { embedder, plan, tracing };
     let entries = arguments.entries(&embedder.embedder)?;
     if entries.is_empty() {
         return Err(AppError::input("there is nothing to embed", "give texts, one a line, or images"));
     }
     match &arguments.search {
-        Some(query) => arguments.search(&embedder, &entries, query, context),
-        None => arguments.write(&embedder, entries, context),
+        Some(query) => arguments.search(&embedder, &entries, query, context)?,
+        None => arguments.write(&embedder, entries, context)?,
+    }
+    match &embedder.tracing {
+        Some(tracing) => tracing.borrow().write(&embedder.plan),
+        None => Ok(()),
     }
 }
 
 impl Arguments {
+    fn tracing(&self, embedder: &Embedder) -> Result<Option<Tracing>, AppError> {
+        let Some(path) = &self.trace else { return Ok(None) };
+        let images = embedder.images.as_ref().ok_or_else(|| {
+            AppError::input("--trace shows images, and the model reads texts alone", "give a model of images")
+        })?;
+        Tracing::new(path, &self.model.model, images).map(Some)
+    }
+
     fn settings(&self) -> Settings {
         let pooling = self.pooling.map(|name| match name {
             PoolingName::Mean => Pooling::Mean,
@@ -310,8 +330,18 @@ fn vectors(planned: &Planned, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppErr
         (Some(encoder), _) if !texts.is_empty() => Ok(encoder.embed(&texts)?),
         (_, Some(encoder)) => {
             let passes = Passes::new(&planned.plan, encoder.model().config().specials());
-            let vectors = encoder.embed_with(&pictures, &mut |images| passes.begin(images));
+            let mut begin = |images| match &planned.tracing {
+                Some(tracing) => Some(tracing.borrow().begin(&passes, images)),
+                None => passes.begin(images),
+            };
+            let vectors = encoder.embed_with(&pictures, &mut begin);
             passes.finish()?;
+            if let Some(tracing) = &planned.tracing {
+                let names = entries.iter().map(|entry| entry.name.as_str());
+                let found =
+                    names.zip(&pictures).map(|(name, picture)| (name, picture, [Vec::new(), Vec::new()]));
+                tracing.borrow_mut().take(found, encoder);
+            }
             Ok(vectors)
         }
         _ => Ok(Vec::new()),

@@ -312,6 +312,7 @@ pub fn page(title: &str, records: &[VisionRecord]) -> String {
         legend.to_owned(),
         plot(&|record| record.gmacs, "billions of multiplications a picture"),
         plot(&|record| 1e3 * record.seconds.median, "milliseconds a picture"),
+        write::warnings(records),
     ];
     sheet::page(title, "", &body.concat())
 }

@@ -115,6 +115,7 @@ pub fn html(title: &str, records: &[Record], sections: &str) -> String {
     if let Some(record) = records.first() {
         body += &record.setting.html();
         body += &table(records);
+        body += &warnings(records);
         body += &plot(records);
     }
     sheet::page(title, "", &(body + sections))
@@ -137,7 +138,7 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The records as a table, with the warnings below.
+/// The records as a table.
 pub fn table<R: Row>(records: &[R]) -> String {
     let cells = |tag: &str, cells: Vec<String>| -> String {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
@@ -147,7 +148,12 @@ pub fn table<R: Row>(records: &[R]) -> String {
     for record in records {
         text += &format!("<tr>{}</tr>", cells("td", row(record)));
     }
-    text += "</table>";
+    text + "</table>"
+}
+
+/// What one should know of the records before believing the numbers.
+pub fn warnings<R: Row>(records: &[R]) -> String {
+    let mut text = String::new();
     for record in records.iter().filter(|record| !record.warnings().is_empty()) {
         let warnings = escape(&record.warnings().join("; "));
         text += &format!("<p class=warning><b>{}</b>: {warnings}</p>", escape(record.name()));

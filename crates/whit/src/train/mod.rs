@@ -22,6 +22,7 @@ pub mod rates;
 pub mod recipes;
 pub mod run;
 pub mod schedule;
+pub mod segment;
 pub mod sparsity;
 pub mod squeeze;
 pub mod vision;

@@ -11,20 +11,30 @@ use whit::measure::text::Variant;
 use whit::measure::vision::{self, Labelled, VisionTask};
 use whit::methods::{ModelFacts, Plan, Selection};
 use whit::models;
-use whit::train::recipes;
+use whit::world::Pictures;
 use whit::world::folder::Folder;
-use whit::world::{Pictures, World};
 
 use super::{Output, rows, write_page};
 use crate::context::Context;
+use crate::embedded::TOY_VIT;
 use crate::error::AppError;
 use crate::interrupt;
-use crate::model::{self, ModelArguments};
+use crate::model::{ModelArguments, bar};
+use crate::scenes::Scenes;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    #[command(flatten)]
-    model: ModelArguments,
+    /// A model folder, or a name on the hub [default: the embedded toy-vit]
+    #[arg(short, long, value_name = "DIR|NAME")]
+    model: Option<String>,
+
+    /// Weight type, as for the other verbs
+    #[arg(long, default_value = "native")]
+    dtype: String,
+
+    /// Never use the network
+    #[arg(long)]
+    offline: bool,
 
     /// Pictures with a folder for each class, named as the model names it [default: scenes of the toy world]
     #[arg(long, value_name = "DIR")]
@@ -62,23 +72,26 @@ pub struct Arguments {
 
 /// Where pictures come from.
 enum Source {
-    /// A world of which so many scenes were kept from training.
-    Scenes(World, usize),
+    Scenes(Scenes),
     Folder(Folder),
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     interrupt::flag();
     let names = rows(&arguments.with, &arguments.sweep)?;
-    let files = arguments.model.files()?;
+    let model = arguments.model();
+    let files = match &arguments.model {
+        Some(_) => model.files()?,
+        None => TOY_VIT.open()?,
+    };
     let facts = models::facts(&files.config)?;
-    let classifier = Classifier::new(&files, &arguments.model.storage(&files, context)?)?;
+    let classifier = Classifier::new(&files, &model.storage(&files, context)?)?;
     let variants = arguments.variants(&names, &classifier, &facts)?;
     let source = arguments.source(&classifier)?;
-    let setting = Setting::here(arguments.model.model.clone(), arguments.model.dtype.clone(), true, 0);
+    let setting = Setting::here(model.model.clone(), model.dtype, true, 0);
     let task = VisionTask { model: classifier.images(), setting };
     let mut batches = arguments.batches(source.len());
-    let bar = model::bar(batches.len() as u64, "measuring");
+    let bar = bar(batches.len() as u64, "measuring");
     let mut next = || {
         // Nothing has been written yet, so the measurement can be left at once.
         interrupt::exit_if_pressed();
@@ -88,7 +101,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let records = task.measure(plan("", &facts)?, variants, &mut next)?;
     bar.finish_and_clear();
     if let Some(path) = &arguments.html {
-        write_page(path, &vision::page(&format!("Whit on {}", arguments.model.model), &records))?;
+        write_page(path, &vision::page(&format!("Whit on {}", model.model), &records))?;
     }
     arguments.format.print(&records, context)
 }
@@ -100,6 +113,15 @@ fn plan(methods: &str, facts: &ModelFacts) -> Result<Plan, AppError> {
 }
 
 impl Arguments {
+    fn model(&self) -> ModelArguments {
+        ModelArguments {
+            model: self.model.clone().unwrap_or_else(|| TOY_VIT.name.to_owned()),
+            dtype: self.dtype.clone(),
+            offline: self.offline,
+            revision: None,
+        }
+    }
+
     fn batches(&self, available: usize) -> std::vec::IntoIter<Range<usize>> {
         let (count, batch) = (self.pictures.min(available), usize::from(self.batch));
         let ranges = (0..count).step_by(batch).map(|start| start..(start + batch).min(count));
@@ -129,19 +151,7 @@ impl Arguments {
         if let Some(folder) = &self.data {
             return Ok(Source::Folder(Folder::open(folder)?));
         }
-        let recipe = recipes::classifier("toy-vit").map(|recipe| (recipe.vision)());
-        let recipe = recipe.ok_or_else(|| {
-            AppError::input("there are no pictures to classify", "give a folder with --data")
-        })?;
-        let world =
-            World::new(recipe.seed, recipe.level, classifier.images().model().config().image[0])?;
-        match world.classes().iter().all(|class| classifier.class(class).is_some()) {
-            true => Ok(Source::Scenes(world, recipe.held_out)),
-            false => Err(AppError::input(
-                "the model's classes are not those of the toy world",
-                "give pictures of its own classes with --data, a folder of them for each class",
-            )),
-        }
+        Scenes::new(classifier).map(Source::Scenes)
     }
 }
 
@@ -167,12 +177,12 @@ fn paced(name: &str, share: f64, classifier: &Classifier, facts: &ModelFacts) ->
 impl Source {
     fn len(&self) -> usize {
         match self {
-            Self::Scenes(_, held_out) => *held_out,
+            Self::Scenes(scenes) => scenes.count,
             Self::Folder(folder) => folder.len(),
         }
     }
 
-    /// The pictures of these numbers; scenes are those that `toy-vit` never learned from.
+    /// The pictures of these numbers.
     fn read(&self, numbers: Range<usize>, classifier: &Classifier) -> Result<Labelled, AppError> {
         let one = |number| self.picture(number, classifier);
         let read: Vec<(Picture, Option<usize>)> = numbers.map(one).collect::<Result<_, _>>()?;
@@ -182,11 +192,9 @@ impl Source {
 
     fn picture(&self, number: usize, classifier: &Classifier) -> Result<(Picture, Option<usize>), AppError> {
         match self {
-            Self::Scenes(world, _) => {
-                let scene = world.sample(number as u64);
-                let (width, rgb) = (world.size, scene.render(world.size).bytes());
-                let label = classifier.class(&world.classes()[scene.class]);
-                Ok((Picture { width, height: width, rgb }, label))
+            Self::Scenes(scenes) => {
+                let (picture, class) = scenes.picture(number);
+                Ok((picture, Some(class)))
             }
             Self::Folder(folder) => {
                 let path = folder.path(number).unwrap_or_else(|| "".as_ref());

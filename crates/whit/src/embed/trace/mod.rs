@@ -4,7 +4,7 @@ mod maps;
 mod page;
 
 pub use maps::Cells;
-pub use page::page;
+pub use page::{page, sections};
 
 use super::Classified;
 use crate::load::image::{ImageError, Picture};

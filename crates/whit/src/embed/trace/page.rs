@@ -19,18 +19,27 @@ const SCRIPT: &str = include_str!("page.js");
 /// If a picture cannot be encoded.
 pub fn page(trace: &Trace, plan: &Plan) -> Result<String, ImageError> {
     let title = "What the methods did to the pictures";
-    let mut body = format!(
+    let body = format!(
         "{}<p class=setting>{}</p>{}{}",
         sheet::heading(title),
         escape(&trace.model),
         sheet::methods(plan),
-        words(plan)
+        sections(trace, plan)?
     );
-    for number in 0..trace.images.len() {
-        body += &section(trace, number)?;
-    }
-    let _ = write!(body, "<script>{SCRIPT}</script>");
-    Ok(sheet::page(&format!("{title}: {}", trace.model), STYLE, &body))
+    Ok(sheet::page(&format!("{title}: {}", trace.model), "main{max-width:72rem}", &body))
+}
+
+/// What the page says of the pictures, as a part of any page.
+///
+/// # Errors
+/// If a picture cannot be encoded.
+pub fn sections(trace: &Trace, plan: &Plan) -> Result<String, ImageError> {
+    let sections = (0..trace.images.len()).map(|number| section(trace, number));
+    let sections = sections.collect::<Result<String, _>>()?;
+    Ok(format!(
+        "<style>{STYLE}</style><div class=pictures>{}{sections}</div><script>{SCRIPT}</script>",
+        words(plan)
+    ))
 }
 
 fn words(plan: &Plan) -> String {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::embed::Guess;
 use crate::methods::Plan;
-use crate::methods::reducers::map::{Part, TokenMap};
+use crate::methods::reducers::{Part, TokenMap};
 use crate::methods::reducers::testing::{plan, vision};
 
 fn guess(label: &str, probability: f32) -> Guess {
