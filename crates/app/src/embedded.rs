@@ -1,4 +1,4 @@
-//! The model that comes with the command: trained by the recipe `rust-lm`, described in `models/rust-lm`.
+//! The models that come with the command: trained by the recipes of their names, described in `models`.
 
 use whit::load::embedded::Embedded;
 
@@ -7,5 +7,13 @@ pub const RUST_LM: Embedded = Embedded {
     name: "rust-lm",
     config: include_bytes!("../../../models/rust-lm/config.json"),
     weights: include_bytes!("../../../models/rust-lm/model.safetensors"),
-    tokenizer: include_bytes!("../../../models/rust-lm/tokenizer.json"),
+    tokenizer: Some(include_bytes!("../../../models/rust-lm/tokenizer.json")),
+};
+
+/// A small classifier of the toy world's scenes.
+pub const TOY_VIT: Embedded = Embedded {
+    name: "toy-vit",
+    config: include_bytes!("../../../models/toy-vit/config.json"),
+    weights: include_bytes!("../../../models/toy-vit/model.safetensors"),
+    tokenizer: None,
 };

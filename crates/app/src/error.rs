@@ -105,6 +105,7 @@ impl AppError {
         match self {
             Self::Method(error) => Some(error.hint()),
             Self::Shrink(error) => error.hint(),
+            Self::Embed(error) => error.hint(),
             Self::Input { hint, .. } => Some(hint.clone()),
             Self::File { reason, .. } if reason.kind() == io::ErrorKind::NotFound => {
                 Some("check the spelling and the current folder".into())

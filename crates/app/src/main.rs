@@ -11,7 +11,9 @@ mod machine;
 mod model;
 mod output;
 mod sampling;
+mod scenes;
 mod search;
+mod trace;
 mod verbs;
 
 use std::process::ExitCode;

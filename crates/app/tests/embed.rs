@@ -110,11 +110,13 @@ fn what_cannot_be_embedded_is_refused_with_a_reason() {
     let broken = folder.path().join("broken.png");
     fs::write(&broken, "no image").unwrap();
     let (broken, empty) = (broken.to_str().unwrap(), tempfile::tempdir().unwrap());
-    let cases: [(&[&str], &str, &str); 8] = [
+    let language = fixture("../../models/rust-lm");
+    let cases: [(&[&str], &str, &str); 9] = [
+        (&["classify", &image, "-m", &language], "", "images one of ViT"),
         (&["classify", broken, "-m", &vit], "", "broken.png"),
         (&["classify", empty.path().to_str().unwrap(), "-m", &vit], "", "no images"),
         (&["classify", &image, "-m", &sentence], "", "encoder of texts"),
-        (&["classify", &image, "-m", &clip], "", "--labels"),
+        (&["classify", &image, "-m", &clip], "", "ForImageClassification"),
         (&["classify", &image, "-m", &vit, "--labels", "a,b"], "", "CLIP"),
         (&["embed", "-", "-m", &sentence], "\n", "nothing to embed"),
         (&["embed", "-", "-m", &vit], "a text\n", "no texts"),
@@ -124,4 +126,85 @@ fn what_cannot_be_embedded_is_refused_with_a_reason() {
         let error = refusal(arguments, input);
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn what_became_of_patches_is_a_page_or_a_folder_of_maps() {
+    let (model, images) = (fixture("embed/classifier"), fixture("images"));
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let plain = output(&["classify", &images, "-m", &model, "--json"], "");
+    for method in ["tome:r=2", "evit", "diffrate:r=2", "top-k-prune", "random-drop", "token-transforming:r=2"]
+    {
+        let page = place("page.html");
+        output(&["classify", &images, "-m", &model, "--with", method, "--trace", &page], "");
+        let page = fs::read_to_string(page).unwrap();
+        assert_eq!(page.matches("<section").count(), 6, "{method}");
+        let shown =
+            if method.contains("prune") || method.contains("drop") { "class=gone d=" } else { "data-p=" };
+        assert!(page.contains(shown) && page.contains("of the plain multiplications"), "{method}");
+    }
+    let maps = place("maps/");
+    assert_eq!(output(&["classify", &images, "-m", &model, "--json", "--trace", &maps], ""), plain);
+    let named = |end: &str| {
+        let files =
+            fs::read_dir(&maps).unwrap().filter_map(|file| file.unwrap().file_name().into_string().ok());
+        files.filter(|name| name.ends_with(end)).count()
+    };
+    assert_eq!((named("-patches.png"), named("-attention-mean.png"), named("index.html")), (6, 6, 1));
+
+    let page = place("embed.html");
+    output(&["embed", &images, "-m", &model, "--with", "tome:r=2", "--trace", &page], "");
+    assert!(fs::read_to_string(page).unwrap().contains("data-p="));
+    let nowhere = place("none/page.html");
+    assert!(
+        refusal(&["classify", &images, "-m", &model, "--trace", &nowhere], "").contains("no such folder")
+    );
+}
+
+#[test]
+fn methods_on_pictures_are_measured_over_their_paces() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let arguments = ["bench", "vision", "--with", "tome", "--with", "evit", "--share", "0.8,0.6"];
+    let more = ["--sweep", "top-k-prune.keep=0.5", "--pictures", "8", "--html", page.to_str().unwrap()];
+    let records = output(&[&arguments[..], &more, &["--format", "json"]].concat(), "");
+    let records: Value = serde_json::from_str(&records).unwrap();
+    let records = records.as_array().unwrap();
+    let names: Vec<&str> = records.iter().map(|record| record["name"].as_str().unwrap()).collect();
+    let wanted =
+        ["baseline", "tome at 80 %", "tome at 60 %", "evit at 80 %", "evit at 60 %", "top-k-prune:keep=0.5"];
+    assert_eq!(names, wanted);
+    let saved = |at: usize| records[at]["saved"].as_f64().unwrap();
+    assert!((saved(1) - 0.2).abs() < 0.02 && (saved(2) - 0.4).abs() < 0.02, "{} {}", saved(1), saved(2));
+    assert!(records.iter().all(|record| record["pictures"] == 8 && record["accuracy"].is_f64()));
+    assert_eq!(fs::read_to_string(page).unwrap().matches("<polyline class=front").count(), 2);
+
+    let other = fixture("embed/classifier");
+    assert!(refusal(&["bench", "vision", "-m", &other], "").contains("--data"));
+    assert!(refusal(&["bench", "vision", "--with", "tome", "--share", "1.5"], "").contains("1.5"));
+}
+
+#[test]
+fn an_index_is_searched_as_it_is_and_refused_with_another_temperature() {
+    let (model, folder) = (fixture("embed/sentence"), tempfile::tempdir().unwrap());
+    let texts = folder.path().join("texts.txt");
+    fs::write(&texts, "a cat sat on the mat\nthe price of corn fell\n").unwrap();
+    let lines = output(&["embed", texts.to_str().unwrap(), "-m", &model, "--jsonl"], "");
+    let index = folder.path().join("index.jsonl");
+    fs::write(&index, &lines).unwrap();
+    let index = index.to_str().unwrap();
+    let search = |from: &str| output(&["embed", from, "-m", &model, "--search", "corn", "--json"], "");
+    let hits = |text: String| serde_json::from_str::<Vec<Value>>(&text).unwrap();
+    let (stored, fresh) = (hits(search(index)), hits(search(texts.to_str().unwrap())));
+    for (stored, fresh) in stored.iter().zip(&fresh) {
+        assert_eq!(stored["name"], fresh["name"]);
+        assert!((stored["cosine"].as_f64().unwrap() - fresh["cosine"].as_f64().unwrap()).abs() < 1e-5);
+    }
+    let cooler = ["embed", index, "-m", &model, "--search", "corn", "--with", "tempscale:tau=0.8"];
+    let message = refusal(&cooler, "");
+    assert!(message.contains("tempscale:tau=0.8") && message.contains("cannot be compared"), "{message}");
+    let damaged = lines.replacen("\"embedding\":[", "\"embedding\":[null,", 1);
+    fs::write(index, damaged).unwrap();
+    assert!(refusal(&["embed", index, "-m", &model, "--search", "corn"], "").contains("damaged"));
 }

@@ -1,7 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use serde_json::json;
 use whit::generate::Request;
 use whit::generate::prompt::Written;
@@ -9,7 +10,7 @@ use whit::generate::text::TextModel;
 use whit::load::{LoadError, ModelFiles, Tokenizer, write_atomic};
 use whit::measure::record::{Record, Setting};
 use whit::measure::text::{TextTask, Variant};
-use whit::measure::write;
+use whit::measure::write::{self, Row};
 use whit::methods::{ModelFacts, Plan, Selection};
 use whit::models;
 use whit::nn::decoder::Decoder;
@@ -26,6 +27,7 @@ use crate::{interrupt, model, output};
 mod attention;
 mod collapse;
 mod recall;
+mod vision;
 
 pub(super) use recall::TEXTS;
 
@@ -40,6 +42,8 @@ pub struct Arguments {
 enum Task {
     /// Text generation by a language model, beside the same without methods
     Text(TextArguments),
+    /// Classifying pictures, beside the same without methods: what is found against multiplications and time
+    Vision(vision::Arguments),
     /// The attention of decode steps alone, on random numbers at the size of a real model
     Attention(attention::Arguments),
     /// Keys found in a long context and the loss of a text, both read step by step as decoding reads
@@ -141,13 +145,14 @@ struct Text {
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let arguments = match arguments.task {
         Task::Text(arguments) => arguments,
+        Task::Vision(arguments) => return vision::run(arguments, context),
         Task::Attention(arguments) => return attention::run(arguments, context),
         Task::Recall(arguments) => return recall::run(arguments, context),
         Task::Collapse(arguments) => return collapse::run(arguments, context),
         Task::Squeeze(arguments) => return bench_squeeze::run(arguments, context),
     };
     interrupt::flag();
-    let names = arguments.rows()?;
+    let names = rows(&arguments.with, &arguments.sweep)?;
     let subject = arguments.subject(context)?;
     let variants = names.iter().map(|name| {
         let methods: Vec<&str> = name.split('+').collect();
@@ -159,28 +164,52 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let variants: Vec<Variant> = variants.collect::<Result<_, AppError>>()?;
     let records = arguments.measure(&subject, variants)?;
     if let Some(path) = &arguments.html {
-        let page = write::html(&format!("Whit on {}", subject.name), &records, "");
-        write_atomic(path, |file| {
-            file.write_all(page.as_bytes()).map_err(|reason| LoadError::io("write", path, reason))
-        })?;
+        write_page(path, &write::html(&format!("Whit on {}", subject.name), &records, ""))?;
     }
-    arguments.print(&records, context)
+    arguments.format.print(&records, context)
+}
+
+/// The rows of a table: the methods of `--with`, then the sweeps.
+fn rows(with: &[String], sweeps: &[String]) -> Result<Vec<String>, AppError> {
+    let mut rows = with.to_vec();
+    for sweep in sweeps {
+        let wrong =
+            || AppError::input(format!("cannot read --sweep {sweep}"), "write METHOD.KNOB=VALUE,VALUE");
+        let (knob, values) = sweep.split_once('=').ok_or_else(wrong)?;
+        let (method, knob) = knob.split_once('.').ok_or_else(wrong)?;
+        rows.extend(values.split(',').map(|value| format!("{method}:{knob}={value}")));
+    }
+    Ok(rows)
+}
+
+impl Output {
+    /// Writes records so.
+    fn print<R: Row + Serialize>(self, records: &[R], context: &Context) -> Result<(), AppError> {
+        match self {
+            Self::Csv => output::text(&write::csv(records)),
+            Self::Markdown => output::text(&write::markdown(records)),
+            Self::Json => output::json(&records),
+            Self::Table => context.emit(&records, || {
+                let warnings = records.iter().flat_map(|record| {
+                    record.warnings().iter().map(move |warning| format!("{}: {warning}\n", record.name()))
+                });
+                let warnings: String = warnings.collect();
+                format!(
+                    "{}\n{warnings}",
+                    output::table(&write::head(records), records.iter().map(write::row))
+                )
+            }),
+        }
+    }
+}
+
+/// Writes a page.
+fn write_page(path: &Path, page: &str) -> Result<(), AppError> {
+    let failed = |reason| LoadError::io("write", path, reason);
+    Ok(write_atomic(path, |file| file.write_all(page.as_bytes()).map_err(failed))?)
 }
 
 impl TextArguments {
-    /// The rows of the table: what `--with` says, then the sweeps.
-    fn rows(&self) -> Result<Vec<String>, AppError> {
-        let mut rows = self.with.clone();
-        for sweep in &self.sweep {
-            let wrong =
-                || AppError::input(format!("cannot read --sweep {sweep}"), "write METHOD.KNOB=VALUE,VALUE");
-            let (knob, values) = sweep.split_once('=').ok_or_else(wrong)?;
-            let (method, knob) = knob.split_once('.').ok_or_else(wrong)?;
-            rows.extend(values.split(',').map(|value| format!("{method}:{knob}={value}")));
-        }
-        Ok(rows)
-    }
-
     fn subject(&self, context: &Context) -> Result<Subject, AppError> {
         if let Some(shape) = self.shape {
             return self.random(shape, context);
@@ -261,21 +290,6 @@ impl TextArguments {
         let ids: Vec<u32> = ids.iter().copied().cycle().take(self.prompt).collect();
         let text = tokenizer.decode(&ids, true)?;
         Ok(Request::written(Written::plain(&text, Arc::clone(tokenizer)))?)
-    }
-
-    fn print(&self, records: &[Record], context: &Context) -> Result<(), AppError> {
-        match self.format {
-            Output::Csv => output::text(&write::csv(records)),
-            Output::Markdown => output::text(&write::markdown(records)),
-            Output::Json => output::json(&records),
-            Output::Table => context.emit(&records, || {
-                let warnings = records.iter().flat_map(|record| {
-                    record.warnings.iter().map(move |warning| format!("{}: {warning}\n", record.methods))
-                });
-                let warnings: String = warnings.collect();
-                format!("{}\n{warnings}", output::table(&write::head(), records.iter().map(write::row)))
-            }),
-        }
     }
 }
 

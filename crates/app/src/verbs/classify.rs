@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::error::AppError;
 use crate::model::ModelArguments;
 use crate::output;
+use crate::trace::Tracing;
 
 /// Say what images show
 ///
@@ -43,6 +44,10 @@ pub struct Arguments {
     #[arg(long, default_value = "a photo of a {}", value_name = "TEXT")]
     template: String,
 
+    /// Also write a page that shows which patches the methods merged or dropped; a folder gets maps as PNG too
+    #[arg(long, value_name = "FILE|FOLDER/")]
+    trace: Option<PathBuf>,
+
     /// Images that go through the model together
     #[arg(long, default_value_t = 8, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -60,19 +65,40 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let plan = arguments.model.live_plan(&arguments.with, &files)?;
     let classifier = arguments.classifier(&files, context)?;
     let passes = Passes::new(&plan, classifier.images().model().config().specials());
+    let mut tracing = arguments.tracing(&classifier)?;
     let mut reports = Vec::with_capacity(images.len());
     for batch in images.chunks(usize::from(arguments.batch)) {
         let pictures = batch.iter().map(|path| Picture::open(path)).collect::<Result<Vec<_>, _>>();
         let pictures = pictures.map_err(AppError::image)?;
-        let classified = classifier.classify(&pictures, arguments.top, &mut |images| passes.begin(images));
+        let mut begin = |images| match &tracing {
+            Some(tracing) => Some(tracing.begin(&passes, images)),
+            None => passes.begin(images),
+        };
+        let classified = classifier.classify(&pictures, arguments.top, &mut begin);
         passes.finish()?;
-        let report = |(path, classes): (&PathBuf, _)| Report { image: path.display().to_string(), classes };
-        reports.extend(batch.iter().zip(classified).map(report));
+        let names: Vec<String> = batch.iter().map(|path| path.display().to_string()).collect();
+        if let Some(tracing) = &mut tracing {
+            let plain = classifier.classify(&pictures, usize::MAX, &mut |_| None);
+            let found = names.iter().zip(&pictures).zip(plain.into_iter().zip(&classified));
+            let found =
+                found.map(|((name, picture), (plain, with))| (name.as_str(), picture, [plain, with.clone()]));
+            tracing.take(found, classifier.images());
+        }
+        let report = |(image, classes)| Report { image, classes };
+        reports.extend(names.into_iter().zip(classified).map(report));
+    }
+    if let Some(tracing) = &tracing {
+        tracing.write(&plan)?;
     }
     context.emit(&reports, || table(&reports))
 }
 
 impl Arguments {
+    fn tracing(&self, classifier: &Classifier) -> Result<Option<Tracing>, AppError> {
+        let new = |path: &PathBuf| Tracing::new(path, &self.model.model, classifier.images());
+        self.trace.as_ref().map(new).transpose()
+    }
+
     fn classifier(&self, files: &ModelFiles, context: &Context) -> Result<Classifier, AppError> {
         let storage = self.model.storage(files, context)?;
         let labels: Vec<String> = self

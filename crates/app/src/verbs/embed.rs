@@ -1,27 +1,34 @@
 //! `whit embed`: texts and images as vectors, and search among them.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use whit::embed::{Embedder, Pooling, Settings, cosine};
+use whit::load::ModelFiles;
 use whit::load::image::Picture;
 use whit::methods::Plan;
 use whit::methods::reducers::Passes;
+use whit::world::stable_hash;
 
 use super::classify::images;
 use crate::context::Context;
 use crate::error::AppError;
 use crate::model::ModelArguments;
 use crate::output;
+use crate::trace::Tracing;
 
 /// Turn texts or images into vectors, or rank them by a query
 ///
 /// A .jsonl file has an object a line with `text` or `image` (a path), whose other fields are passed on; any other
 /// text file has a text a line; an image is itself. A folder stands for the images in it, or with a text
 /// model for the .txt and .md files, each as one text. `-` reads lines from standard input.
+///
+/// What --jsonl writes is an index: --search takes the vectors in it as they are, if they were made with this model and
+/// these methods, and refuses them otherwise.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Files, folders, or - for standard input
@@ -46,6 +53,10 @@ pub struct Arguments {
     /// Leave vectors as they are, whatever the model's files say
     #[arg(long, conflicts_with = "normalise", alias = "no-normalize")]
     no_normalise: bool,
+
+    /// Also write a page that shows which patches of images the methods merged or dropped; a folder gets maps as PNG too
+    #[arg(long, value_name = "FILE|FOLDER/")]
+    trace: Option<PathBuf>,
 
     /// Texts or images that go through the model together
     #[arg(long, default_value_t = 16, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -77,6 +88,19 @@ enum PoolingName {
 struct Planned {
     embedder: Embedder,
     plan: Plan,
+    made: Made,
+    tracing: Option<RefCell<Tracing>>,
+}
+
+/// What vectors were made with: only those that were made alike can be compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Made {
+    /// The folder, file or name of the model, and the fingerprint of its configuration.
+    model: String,
+    /// How tokens became one vector, where the call said so.
+    pooling: Option<String>,
+    /// The methods that were on, as `--with` takes them.
+    with: Vec<String>,
 }
 
 /// Something to embed.
@@ -86,6 +110,8 @@ struct Entry {
     /// The line's other fields.
     fields: Map<String, Value>,
     content: Content,
+    /// Its vector, where the line has one and says what made it.
+    stored: Option<(Made, Vec<f32>)>,
 }
 
 #[derive(Debug)]
@@ -106,18 +132,32 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let plan = arguments.model.live_plan(&arguments.with, &files)?;
     let mut embedder = Embedder::new(&files, &storage, arguments.settings())?;
     embedder.texts = embedder.texts.map(|texts| texts.with(&plan));
-    let embedder = Planned { embedder, plan };
+    let tracing = arguments.tracing(&embedder)?.map(RefCell::new);
+    let made = Made::of(&files, &plan, arguments.pooling);
+    let embedder = Planned { embedder, plan, made, tracing };
     let entries = arguments.entries(&embedder.embedder)?;
     if entries.is_empty() {
         return Err(AppError::input("there is nothing to embed", "give texts, one a line, or images"));
     }
     match &arguments.search {
-        Some(query) => arguments.search(&embedder, &entries, query, context),
-        None => arguments.write(&embedder, entries, context),
+        Some(query) => arguments.search(&embedder, entries, query, context)?,
+        None => arguments.write(&embedder, entries, context)?,
+    }
+    match &embedder.tracing {
+        Some(tracing) => tracing.borrow().write(&embedder.plan),
+        None => Ok(()),
     }
 }
 
 impl Arguments {
+    fn tracing(&self, embedder: &Embedder) -> Result<Option<Tracing>, AppError> {
+        let Some(path) = &self.trace else { return Ok(None) };
+        let images = embedder.images.as_ref().ok_or_else(|| {
+            AppError::input("--trace shows images, and the model reads texts alone", "give a model of images")
+        })?;
+        Tracing::new(path, &self.model.model, images).map(Some)
+    }
+
     fn settings(&self) -> Settings {
         let pooling = self.pooling.map(|name| match name {
             PoolingName::Mean => Pooling::Mean,
@@ -169,7 +209,8 @@ impl Arguments {
 
     fn write(&self, embedder: &Planned, entries: Vec<Entry>, context: &Context) -> Result<(), AppError> {
         if self.jsonl {
-            return self.embed(embedder, &entries, write_lines);
+            return self
+                .embed(embedder, &entries, |batch, vectors| write_lines(batch, vectors, &embedder.made));
         }
         let mut rows = Vec::new();
         self.embed(embedder, &entries, |batch, vectors| {
@@ -184,13 +225,16 @@ impl Arguments {
     fn search(
         &self,
         embedder: &Planned,
-        entries: &[Entry],
+        entries: Vec<Entry>,
         query: &str,
         context: &Context,
     ) -> Result<(), AppError> {
         let wanted = vectors(embedder, &[Entry::query(query, &embedder.embedder)])?.remove(0);
-        let mut hits = Vec::with_capacity(entries.len());
-        self.embed(embedder, entries, |batch, vectors| {
+        let (stored, entries): (Vec<Entry>, Vec<Entry>) =
+            entries.into_iter().partition(|entry| entry.stored.is_some());
+        let mut hits =
+            stored.iter().map(|entry| entry.hit(&wanted, &embedder.made)).collect::<Result<Vec<_>, _>>()?;
+        self.embed(embedder, &entries, |batch, vectors| {
             let hit = |(entry, vector): (&Entry, Vec<f32>)| Hit {
                 name: entry.name.clone(),
                 cosine: cosine(&wanted, &vector),
@@ -207,14 +251,54 @@ impl Arguments {
     }
 }
 
+impl Made {
+    fn of(files: &ModelFiles, plan: &Plan, pooling: Option<PoolingName>) -> Self {
+        let print = stable_hash(files.config.to_string().as_bytes());
+        let name = files.origin.to_string();
+        let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let pooling = pooling.map(|name| format!("{name:?}").to_lowercase());
+        let with = plan.parts().iter().map(|part| part.knobs.to_string()).collect();
+        Self { model: format!("{name} {print:016x}"), pooling, with }
+    }
+}
+
+impl std::fmt::Display for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.model)?;
+        if let Some(pooling) = &self.pooling {
+            write!(f, " --pooling {pooling}")?;
+        }
+        self.with.iter().try_for_each(|with| write!(f, " --with {with}"))
+    }
+}
+
 impl Entry {
+    /// Compares the stored vector with `wanted`.
+    fn hit(&self, wanted: &[f32], made: &Made) -> Result<Hit, AppError> {
+        match &self.stored {
+            Some((by, vector)) if by == made && vector.len() == wanted.len() => {
+                Ok(Hit { name: self.name.clone(), cosine: cosine(wanted, vector) })
+            }
+            by => {
+                let by = by.as_ref().map(|(by, _)| by.to_string()).unwrap_or_default();
+                Err(AppError::input(
+                    format!(
+                        "`{}` was embedded by {by}, and the query by {made}: they cannot be compared",
+                        self.name
+                    ),
+                    "search with the same model and methods, or embed the texts again with --jsonl",
+                ))
+            }
+        }
+    }
+
     fn image(path: &Path) -> Self {
         let name = path.display().to_string();
-        Self { name, fields: Map::new(), content: Content::Image(path.to_owned()) }
+        Self { name, fields: Map::new(), content: Content::Image(path.to_owned()), stored: None }
     }
 
     fn text(name: String, text: String) -> Self {
-        Self { name, fields: Map::new(), content: Content::Text(text) }
+        Self { name, fields: Map::new(), content: Content::Text(text), stored: None }
     }
 
     /// A query: a text with what the model's authors put before one, or an image.
@@ -249,7 +333,11 @@ impl Entry {
             (None, Some(Value::String(path))) => Self::image(Path::new(path)),
             _ => return Err(wrong("it has not one of `text` and `image`, as a string".into())),
         };
-        fields.remove("embedding");
+        let (vector, made) = (fields.remove("embedding"), fields.remove(MADE));
+        if let (Some(vector), Some(made)) = (vector, made) {
+            let read = || Some((serde_json::from_value(made).ok()?, serde_json::from_value(vector).ok()?));
+            entry.stored = Some(read().ok_or_else(|| wrong(format!("`embedding` or `{MADE}` is damaged")))?);
+        }
         entry.fields = fields;
         Ok(entry)
     }
@@ -310,15 +398,28 @@ fn vectors(planned: &Planned, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppErr
         (Some(encoder), _) if !texts.is_empty() => Ok(encoder.embed(&texts)?),
         (_, Some(encoder)) => {
             let passes = Passes::new(&planned.plan, encoder.model().config().specials());
-            let vectors = encoder.embed_with(&pictures, &mut |images| passes.begin(images));
+            let mut begin = |images| match &planned.tracing {
+                Some(tracing) => Some(tracing.borrow().begin(&passes, images)),
+                None => passes.begin(images),
+            };
+            let vectors = encoder.embed_with(&pictures, &mut begin);
             passes.finish()?;
+            if let Some(tracing) = &planned.tracing {
+                let names = entries.iter().map(|entry| entry.name.as_str());
+                let found =
+                    names.zip(&pictures).map(|(name, picture)| (name, picture, [Vec::new(), Vec::new()]));
+                tracing.borrow_mut().take(found, encoder);
+            }
             Ok(vectors)
         }
         _ => Ok(Vec::new()),
     }
 }
 
-fn write_lines(entries: &[Entry], vectors: Vec<Vec<f32>>) -> Result<(), AppError> {
+/// The field of a line that says what its vector was made with.
+const MADE: &str = "embedded_by";
+
+fn write_lines(entries: &[Entry], vectors: Vec<Vec<f32>>, made: &Made) -> Result<(), AppError> {
     let mut out = io::stdout().lock();
     for (entry, vector) in entries.iter().zip(vectors) {
         let mut fields = entry.fields.clone();
@@ -330,6 +431,7 @@ fn write_lines(entries: &[Entry], vectors: Vec<Vec<f32>>) -> Result<(), AppError
             fields.insert(name.into(), content.into());
         }
         fields.insert("embedding".into(), json!(vector));
+        fields.insert(MADE.into(), json!(made));
         writeln!(out, "{}", Value::Object(fields))?;
     }
     Ok(out.flush()?)

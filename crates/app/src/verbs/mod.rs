@@ -8,6 +8,7 @@ mod calibrate_diffrate;
 mod calibrate_tidaldecode;
 mod tour;
 mod train_pair;
+mod train_segment;
 mod train_sentences;
 mod train_squeeze;
 mod train_vision;

@@ -1,8 +1,12 @@
 //! What the command does when nothing is asked: it completes Rust functions with the model that it
-//! carries, plainly and with token recycling, and shows what that gained.
+//! carries, plainly and with token recycling, names a few pictures, plainly and with tokens merged, and shows
+//! what that gained.
+
+mod pictures;
 
 use std::path::Path;
 
+use serde_json::json;
 use whit::generate::text::TextModel;
 use whit::generate::{Event, Request, Scheduler};
 use whit::load::write_atomic;
@@ -13,6 +17,7 @@ use whit::methods::{ModelFacts, Plan, Selection};
 use whit::models;
 use whit::nn::vars::{Precision, Storage};
 
+use self::pictures::Pictures;
 use crate::context::Context;
 use crate::embedded::RUST_LM;
 use crate::error::AppError;
@@ -45,12 +50,15 @@ pub fn run(context: &Context) -> Result<(), AppError> {
     let without = complete(&text_model, &plain, &prompts[0])?;
     let records = measure(&text_model, plain, &recycling, prompts.clone())?;
     let with = complete(&text_model, &recycling, &prompts[0])?;
-    let report = write::html("Whit: the same text, in fewer passes", &records, &section(&without, &with));
+    let pictures = pictures::run()?;
+    let sections = section(&without, &with) + &pictures.section()?;
+    let report = write::html("Whit: the same with less", &records, &sections);
     write_atomic(Path::new(REPORT), |file| {
         std::io::Write::write_all(file, report.as_bytes())
             .map_err(|reason| whit::load::LoadError::io("write", Path::new(REPORT), reason))
     })?;
-    context.emit(&records, || page(&without, &with, &records))
+    let value = json!({ "text": records, "pictures": pictures.records });
+    context.emit(&value, || page(&without, &with, &records, &pictures))
 }
 
 fn plan(methods: &[&str], facts: &ModelFacts) -> Result<Plan, AppError> {
@@ -124,20 +132,22 @@ fn section(without: &Text, with: &Text) -> String {
     )
 }
 
-fn page(without: &Text, with: &Text, records: &[Record]) -> String {
+fn page(without: &Text, with: &Text, records: &[Record], pictures: &Pictures) -> String {
     let same = if without.whole() == with.whole() { "identical, token for token" } else { "NOT identical" };
-    let table = output::table(&write::head(), records.iter().map(write::row));
+    let table = output::table(&write::head(records), records.iter().map(write::row));
     let warnings =
         records.iter().flat_map(|record| &record.warnings).map(|warning| format!("note: {warning}\n"));
     format!(
-        "{}{}\n\nThe embedded model wrote this plainly and with {METHOD}: {same}.\n\n{table}\n{}\n\
-         The picture of it: {REPORT}\n\nNext:\n  \
+        "{}{}\n\nThe embedded model wrote this plainly and with {METHOD}: {same}.\n\n{table}\n{}\n{}\n\n\
+         All of it as a page: {REPORT}\n\nNext:\n  \
          whit explain {METHOD}\n  \
          whit generate --model DIR|FILE.gguf|owner/name -p \"Once upon a time\" --with {METHOD}\n  \
          whit bench text --model DIR --with {METHOD}\n  \
+         whit classify photo.jpg --model DIR|owner/name --with tome --trace trace.html\n  \
          whit doctor",
         PROMPTS[0],
         with.whole().trim_end(),
         warnings.collect::<String>(),
+        pictures.text(),
     )
 }

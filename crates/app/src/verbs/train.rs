@@ -17,7 +17,7 @@ use whit::train::run::{Objective, Outcome, Run, Settings};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::{train_pair, train_sentences, train_squeeze, train_vision};
+use super::{train_pair, train_segment, train_sentences, train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -70,6 +70,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let Some(id) = &arguments.recipe else { return list(context) };
     if id == drafter::ID {
         return drafter::run(&arguments.drafter, arguments.common(id), context);
+    }
+    if id == train_segment::ID {
+        return train_segment::run(&arguments, context);
     }
     if let Some(recipe) = recipes::compressor(id) {
         return train_squeeze::run(recipe, &arguments, context);
@@ -135,7 +138,8 @@ fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let pairs = PAIRS.iter().map(|recipe| (recipe.id, recipe.summary));
     let sentences = SENTENCES.iter().map(|recipe| (recipe.id, recipe.summary));
     let encoders = classifiers.chain(pairs).chain(sentences);
-    models.chain(compressors).chain(encoders).chain([(drafter::ID, drafter::SUMMARY)])
+    let others = [(train_segment::ID, train_segment::SUMMARY), (drafter::ID, drafter::SUMMARY)];
+    models.chain(compressors).chain(encoders).chain(others)
 }
 
 impl Arguments {

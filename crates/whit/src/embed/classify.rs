@@ -71,7 +71,7 @@ impl Classifier {
     ) -> Result<Self, EmbedError> {
         if !clip::is_clip(&files.config) {
             let is = "no model of both images and texts";
-            return Err(EmbedError::Kind { found: model_type(&files.config), is, needed: "CLIP (--labels)" });
+            return Err(EmbedError::Kind { found: model_type(&files.config), is, needed: super::LABELLED });
         }
         let embedder = Embedder::new(files, storage, Settings::default())?;
         let (Some(images), Some(texts)) = (embedder.images, embedder.texts) else {
@@ -86,6 +86,15 @@ impl Classifier {
     /// The encoder of images in it.
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// The class that `name` means: its label, one of several names in it that commas part, or its number.
+    pub fn class(&self, name: &str) -> Option<usize> {
+        let name = name.trim().to_lowercase();
+        let means = |label: &String| label.to_lowercase().split(',').any(|part| part.trim() == name);
+        let whole = self.labels.iter().position(|label| label.to_lowercase() == name);
+        let number = || name.parse().ok().filter(|class| *class < self.labels.len());
+        whole.or_else(|| self.labels.iter().position(means)).or_else(number)
     }
 
     /// The classes, in the model's order.

@@ -8,7 +8,7 @@ use crate::load::ModelFiles;
 use crate::load::image::{Picture, Pixels, Preprocessor};
 use crate::nn::attention::Batched;
 use crate::nn::reduce::{Reduce, Reducing};
-use crate::nn::vision::{Logits, Vision};
+use crate::nn::vision::Vision;
 
 /// An encoder of images with its preprocessing.
 #[derive(Debug)]
@@ -47,6 +47,13 @@ impl Images {
         })
     }
 
+    /// An encoder without files.
+    #[cfg(test)]
+    pub(crate) fn plain(model: Vision) -> Self {
+        let preprocessor = Preprocessor::vit(model.config().image[0]);
+        Self { model, preprocessor, pooling: Pooling::Class, normalise: false }
+    }
+
     /// The model.
     pub fn model(&self) -> &Vision {
         &self.model
@@ -68,10 +75,11 @@ impl Images {
         pictures: &[Picture],
         reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
     ) -> Vec<Vec<f32>> {
-        self.each(pictures, |pixels| {
+        let vectors = |pixels| {
             let (hidden, sizes) = self.states(pixels, reduce);
             self.vectors(&hidden, sizes)
-        })
+        };
+        self.batches(pictures).into_iter().flat_map(vectors).collect()
     }
 
     fn vectors(&self, hidden: &Tensor<3>, sizes: Option<Tensor<2>>) -> Vec<Vec<f32>> {
@@ -103,14 +111,19 @@ impl Images {
         pictures: &[Picture],
         reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
     ) -> Option<Vec<Vec<f32>>> {
-        self.model.config().head.classes()?;
-        Some(self.each(pictures, |pixels| rows(self.scores(pixels, reduce).logits)))
+        let batches = self.batches(pictures);
+        let scores: Option<Vec<_>> = batches.into_iter().map(|pixels| self.scores(pixels, reduce)).collect();
+        scores.map(|scores| scores.concat())
     }
 
-    fn scores(&self, pixels: Tensor<4>, reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>) -> Logits {
+    /// The scores of the model's classes, if it has some, for images `[batch, 3, height, width]` as it takes them.
+    pub fn scores(
+        &self,
+        pixels: Tensor<4>,
+        reduce: &mut dyn FnMut(usize) -> Option<Box<dyn Reduce>>,
+    ) -> Option<Vec<Vec<f32>>> {
         let (hidden, sizes) = self.states(pixels, reduce);
-        let logits = self.model.logits(&hidden, sizes);
-        logits.unwrap_or_else(|| unreachable!("asked only of a model with classes"))
+        self.model.logits(&hidden, sizes).map(|logits| rows(logits.logits))
     }
 
     /// The states of the tokens, and how many patches each stands for where some were merged.
@@ -129,11 +142,11 @@ impl Images {
         }
     }
 
-    /// Calls `run` on batches `[batch, 3, height, width]` of consecutive images that have one size.
-    fn each(&self, pictures: &[Picture], mut run: impl FnMut(Tensor<4>) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    /// Pictures as the model takes them, consecutive ones of one size together: `[batch, 3, height, width]`.
+    pub fn batches(&self, pictures: &[Picture]) -> Vec<Tensor<4>> {
         let pixels: Vec<Pixels> = pictures.iter().map(|picture| self.preprocessor.apply(picture)).collect();
         let same = |a: &Pixels, b: &Pixels| (a.height, a.width) == (b.height, b.width);
-        pixels.chunk_by(same).flat_map(|batch| run(batched(batch))).collect()
+        pixels.chunk_by(same).map(batched).collect()
     }
 }
 

@@ -5,6 +5,7 @@ mod classify;
 mod images;
 mod sentence;
 mod texts;
+pub mod trace;
 
 use std::fmt;
 
@@ -72,14 +73,37 @@ pub enum EmbedError {
         model: &'static str,
     },
     /// The model sorts nothing into classes.
-    #[error(
-        "`{found}` has no classes; give --labels with a CLIP model, or use a model ForImageClassification"
-    )]
+    #[error("`{found}` has no classes: what it was saved as has no head that sorts images")]
     NoClasses {
         /// `model_type` of the model.
         found: String,
     },
 }
+
+impl EmbedError {
+    /// What to do next, if there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Kind { needed: LABELLED, .. } => {
+                "leave out --labels, or give a folder whose config.json says `\"model_type\": \"clip\"`, as that of \
+                 openai/clip-vit-base-patch32"
+            }
+            Self::Kind { .. } => {
+                "texts want a folder of BERT, RoBERTa, XLM-RoBERTa or T5, such as sentence-transformers/all-MiniLM-L6-v2; \
+                 images one of ViT, DeiT, DINOv2 or CLIP. `model_type` in its config.json says which it is"
+            }
+            Self::NoClasses { .. } => {
+                "give a folder whose config.json names an architecture ForImageClassification, as that of \
+                 google/vit-base-patch16-224 or of `whit train toy-vit`; or CLIP with --labels \"dog,cat\""
+            }
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// What labels in words need.
+const LABELLED: &str = "CLIP (--labels)";
 
 /// How the states of tokens become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,8 @@ pub struct Embedded {
     pub config: &'static [u8],
     /// `model.safetensors`.
     pub weights: &'static [u8],
-    /// `tokenizer.json`.
-    pub tokenizer: &'static [u8],
+    /// `tokenizer.json`, where it reads texts.
+    pub tokenizer: Option<&'static [u8]>,
 }
 
 impl Embedded {
@@ -31,13 +31,15 @@ impl Embedded {
             .map_err(|source| LoadError::Json { path: path("config.json"), source })?;
         let generation = GenerationConfig::from_json(&json!({}), &config)
             .map_err(|source| LoadError::Config { path: path("config.json"), source })?;
-        let tokenizer = Tokenizer::from_source(&Source::memory("tokenizer.json", self.tokenizer))?;
-        let tokenizer = tokenizer.with_eos(generation.eos_token_id.iter().copied());
+        let tokenizer = |bytes| Tokenizer::from_source(&Source::memory("tokenizer.json", bytes));
+        let tokenizer = self.tokenizer.map(tokenizer).transpose()?;
+        let tokenizer =
+            tokenizer.map(|tokenizer| tokenizer.with_eos(generation.eos_token_id.iter().copied()));
         let weights = Safetensors::from_source(Source::memory("model.safetensors", self.weights))?;
         Ok(ModelFiles {
             config,
             generation,
-            tokenizer: Some(tokenizer),
+            tokenizer,
             chat_template: None,
             weights: Arc::new(weights),
             origin: Origin::Folder(PathBuf::from(self.name)),

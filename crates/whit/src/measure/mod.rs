@@ -8,6 +8,7 @@ pub mod macs;
 pub mod memory;
 pub mod overlap;
 pub mod pairs;
+pub mod pareto;
 pub mod quality;
 pub mod recall;
 pub mod record;
@@ -15,6 +16,7 @@ pub mod reuse;
 pub mod sheet;
 pub mod stepwise;
 pub mod text;
+pub mod vision;
 pub mod write;
 
 /// A number of bytes for people: `1.5 GiB`.

@@ -1,6 +1,8 @@
 //! Timing several ways of doing the same thing so that a disturbance hits all of them: each round runs
 //! every one once, and the order turns from round to round.
 
+use std::fmt;
+
 /// The median, and the distance between the quartiles as a share of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Spread {
@@ -25,6 +27,12 @@ impl Spread {
         }
         let median = at(0.5);
         Self { median, spread: if median == 0.0 { 0.0 } else { (at(0.75) - at(0.25)) / median } }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ± {:.2}", self.median, self.spread * self.median / 2.0)
     }
 }
 

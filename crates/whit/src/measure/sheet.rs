@@ -1,6 +1,9 @@
 //! The frame of every page that Whit writes: one file that needs nothing but itself, in light or in dark.
 
+use std::fmt::Write;
+
 use super::write::escape;
+use crate::methods::Plan;
 
 /// The look that all pages share.
 const STYLE: &str = include_str!("sheet.css");
@@ -26,6 +29,20 @@ pub fn figures<'a>(figures: impl IntoIterator<Item = (&'a str, String)>) -> Stri
         format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value))
     };
     format!("<dl>{}</dl>", figures.into_iter().map(figure).collect::<String>())
+}
+
+/// What the methods of a plan are, a card each.
+pub fn methods(plan: &Plan) -> String {
+    if plan.is_plain() {
+        return "<p class=methods>No method was on.</p>".into();
+    }
+    let mut text = String::from("<div class=methods>");
+    for part in plan.parts() {
+        let (spec, knobs) = (part.spec(), escape(&part.knobs.to_string()));
+        let (title, summary) = (escape(spec.title), escape(spec.summary));
+        let _ = write!(text, "<div><b>{title}</b><code>{} {knobs}</code><p>{summary}</p></div>", spec.id);
+    }
+    text + "</div>"
 }
 
 /// The names of the points of a plot, none over another or over a point.

@@ -3,94 +3,109 @@
 use std::fmt::Write;
 
 use super::bytes;
-use super::record::Record;
+use super::record::{Record, Setting};
 use super::sheet::{self, Labels};
 
 /// A column: its name, and how a record fills it.
-type Column = (&'static str, fn(&Record) -> String);
+pub type Column<R> = (&'static str, fn(&R) -> String);
 
-/// The columns of the tables, with how a record fills them.
-const COLUMNS: [Column; 11] = [
-    ("methods", |record| record.methods.clone()),
-    ("prompt", |record| record.prompt_tokens.to_string()),
-    ("first token (s)", |record| format!("{:.3}", record.first_token_seconds.median)),
-    ("prompt (tokens/s)", |record| format!("{:.1}", record.prompt_rate)),
-    ("decode (tokens/s)", |record| format!("{:.1}", record.decode_rate)),
-    ("speed-up", |record| {
-        format!("{:.2} ± {:.2}", record.speedup.median, record.speedup.spread * record.speedup.median / 2.0)
-    }),
-    ("tokens/pass", |record| format!("{:.2}", record.tokens_per_pass)),
-    ("decode GMACs", |record| format!("{:.1}", record.decode_gmacs)),
-    ("cache", |record| bytes(record.cache_bytes as u64)),
-    ("same tokens", |record| format!("{:.1} %", 100.0 * record.agreement)),
-    ("loss", |record| record.loss.map_or("–".into(), |loss| format!("{loss:.4}"))),
-];
+/// A record that can be a row of a table.
+pub trait Row: Sized + 'static {
+    /// What people read.
+    const COLUMNS: &'static [Column<Self>];
+    /// What programs read, in full precision.
+    const VALUES: &'static [Column<Self>];
+
+    /// What it is a record of.
+    fn name(&self) -> &str;
+
+    /// What one should know before believing the numbers.
+    fn warnings(&self) -> &[String];
+}
+
+impl Row for Record {
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("methods", |record| record.methods.clone()),
+        ("prompt", |record| record.prompt_tokens.to_string()),
+        ("first token (s)", |record| format!("{:.3}", record.first_token_seconds.median)),
+        ("prompt (tokens/s)", |record| format!("{:.1}", record.prompt_rate)),
+        ("decode (tokens/s)", |record| format!("{:.1}", record.decode_rate)),
+        ("speed-up", |record| record.speedup.to_string()),
+        ("tokens/pass", |record| format!("{:.2}", record.tokens_per_pass)),
+        ("decode GMACs", |record| format!("{:.1}", record.decode_gmacs)),
+        ("cache", |record| bytes(record.cache_bytes as u64)),
+        ("same tokens", |record| format!("{:.1} %", 100.0 * record.agreement)),
+        ("loss", |record| record.loss.map_or("–".into(), |loss| format!("{loss:.4}"))),
+    ];
+
+    const VALUES: &'static [Column<Self>] = &[
+        ("time", |record| record.setting.time.to_string()),
+        ("model", |record| quoted(&record.setting.model)),
+        ("dtype", |record| record.setting.dtype.clone()),
+        ("trained", |record| record.setting.trained.to_string()),
+        ("threads", |record| record.setting.threads.to_string()),
+        ("processor", |record| quoted(&record.setting.processor)),
+        ("methods", |record| quoted(&record.methods)),
+        ("original_tokens", |record| record.original_tokens.to_string()),
+        ("prompt_tokens", |record| record.prompt_tokens.to_string()),
+        ("new_tokens", |record| record.new_tokens.to_string()),
+        ("first_token_seconds", |record| record.first_token_seconds.median.to_string()),
+        ("first_token_speedup", |record| record.first_token_speedup.median.to_string()),
+        ("prompt_rate", |record| record.prompt_rate.to_string()),
+        ("decode_seconds", |record| record.decode_seconds.median.to_string()),
+        ("decode_spread", |record| record.decode_seconds.spread.to_string()),
+        ("decode_rate", |record| record.decode_rate.to_string()),
+        ("speedup", |record| record.speedup.median.to_string()),
+        ("tokens_per_pass", |record| record.tokens_per_pass.to_string()),
+        ("decode_gmacs", |record| record.decode_gmacs.to_string()),
+        ("cache_bytes", |record| record.cache_bytes.to_string()),
+        ("weight_bytes", |record| record.weight_bytes.to_string()),
+        ("peak_bytes", |record| record.peak_bytes.map_or(String::new(), |peak| peak.to_string())),
+        ("agreement", |record| record.agreement.to_string()),
+        ("loss", |record| record.loss.map_or(String::new(), |loss| loss.to_string())),
+        ("warnings", |record| quoted(&record.warnings.join("; "))),
+    ];
+
+    fn name(&self) -> &str {
+        &self.methods
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
 
 /// The names of the columns.
-pub fn head() -> Vec<&'static str> {
-    COLUMNS.iter().map(|(name, _)| *name).collect()
+pub fn head<R: Row>(_: &[R]) -> Vec<&'static str> {
+    R::COLUMNS.iter().map(|(name, _)| *name).collect()
 }
 
 /// The cells of a record's row.
-pub fn row(record: &Record) -> Vec<String> {
-    COLUMNS.iter().map(|(_, cell)| cell(record)).collect()
+pub fn row<R: Row>(record: &R) -> Vec<String> {
+    R::COLUMNS.iter().map(|(_, cell)| cell(record)).collect()
 }
 
 /// A markdown table, with the warnings below.
-pub fn markdown(records: &[Record]) -> String {
+pub fn markdown<R: Row>(records: &[R]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head().into_iter().map(str::to_owned).collect());
-    text += &format!("|{}\n", "---|".repeat(COLUMNS.len()));
+    let mut text = line(head(records).into_iter().map(str::to_owned).collect());
+    text += &format!("|{}\n", "---|".repeat(R::COLUMNS.len()));
     records.iter().for_each(|record| text += &line(row(record)));
     for record in records {
-        record.warnings.iter().for_each(|warning| text += &format!("\n- {}: {warning}", record.methods));
+        record.warnings().iter().for_each(|warning| text += &format!("\n- {}: {warning}", record.name()));
     }
     text
 }
 
 /// Comma-separated values with full precision.
-pub fn csv(records: &[Record]) -> String {
-    let mut text = String::from(
-        "time,model,dtype,trained,threads,processor,methods,original_tokens,prompt_tokens,new_tokens,\
-         first_token_seconds,first_token_speedup,prompt_rate,decode_seconds,decode_spread,decode_rate,speedup,tokens_per_pass,decode_gmacs,cache_bytes,\
-         weight_bytes,peak_bytes,agreement,loss,warnings\n",
-    );
-    for record in records {
-        let setting = &record.setting;
-        let cells = [
-            setting.time.to_string(),
-            quoted(&setting.model),
-            setting.dtype.clone(),
-            setting.trained.to_string(),
-            setting.threads.to_string(),
-            quoted(&setting.processor),
-            quoted(&record.methods),
-            record.original_tokens.to_string(),
-            record.prompt_tokens.to_string(),
-            record.new_tokens.to_string(),
-            record.first_token_seconds.median.to_string(),
-            record.first_token_speedup.median.to_string(),
-            record.prompt_rate.to_string(),
-            record.decode_seconds.median.to_string(),
-            record.decode_seconds.spread.to_string(),
-            record.decode_rate.to_string(),
-            record.speedup.median.to_string(),
-            record.tokens_per_pass.to_string(),
-            record.decode_gmacs.to_string(),
-            record.cache_bytes.to_string(),
-            record.weight_bytes.to_string(),
-            record.peak_bytes.map_or(String::new(), |peak| peak.to_string()),
-            record.agreement.to_string(),
-            record.loss.map_or(String::new(), |loss| loss.to_string()),
-            quoted(&record.warnings.join("; ")),
-        ];
-        text += &cells.join(",");
-        text.push('\n');
-    }
-    text
+pub fn csv<R: Row>(records: &[R]) -> String {
+    let names: Vec<&str> = R::VALUES.iter().map(|(name, _)| *name).collect();
+    let line = |record: &R| R::VALUES.iter().map(|(_, value)| value(record)).collect::<Vec<_>>().join(",");
+    std::iter::once(names.join(",")).chain(records.iter().map(line)).map(|line| line + "\n").collect()
 }
 
-fn quoted(text: &str) -> String {
+/// A text as one value among those that commas part.
+pub fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
@@ -98,17 +113,24 @@ fn quoted(text: &str) -> String {
 pub fn html(title: &str, records: &[Record], sections: &str) -> String {
     let mut body = sheet::heading(title);
     if let Some(record) = records.first() {
-        let setting = &record.setting;
-        let kind = if setting.trained { "trained weights" } else { "random weights: speed only" };
-        let line = format!(
-            "{} · {} · {kind} · {} threads · {} · {} rounds, interleaved · Whit {}",
-            setting.model, setting.dtype, setting.threads, setting.processor, setting.rounds, setting.version
-        );
-        body += &format!("<p class=setting>{}</p>", escape(&line));
+        body += &record.setting.html();
         body += &table(records);
+        body += &warnings(records);
         body += &plot(records);
     }
     sheet::page(title, "", &(body + sections))
+}
+
+impl Setting {
+    /// A line that says it.
+    pub fn html(&self) -> String {
+        let kind = if self.trained { "trained weights" } else { "random weights: speed only" };
+        let line = format!(
+            "{} · {} · {kind} · {} threads · {} · {} rounds, interleaved · Whit {}",
+            self.model, self.dtype, self.threads, self.processor, self.rounds, self.version
+        );
+        format!("<p class=setting>{}</p>", escape(&line))
+    }
 }
 
 /// Text as it stands in HTML.
@@ -116,19 +138,25 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn table(records: &[Record]) -> String {
+/// The records as a table.
+pub fn table<R: Row>(records: &[R]) -> String {
     let cells = |tag: &str, cells: Vec<String>| -> String {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
     };
     let mut text =
-        format!("<table><tr>{}</tr>", cells("th", head().into_iter().map(str::to_owned).collect()));
+        format!("<table><tr>{}</tr>", cells("th", head(records).into_iter().map(str::to_owned).collect()));
     for record in records {
         text += &format!("<tr>{}</tr>", cells("td", row(record)));
     }
-    text += "</table>";
-    for record in records.iter().filter(|record| !record.warnings.is_empty()) {
-        let warnings = escape(&record.warnings.join("; "));
-        text += &format!("<p class=warning><b>{}</b>: {warnings}</p>", escape(&record.methods));
+    text + "</table>"
+}
+
+/// What one should know of the records before believing the numbers.
+pub fn warnings<R: Row>(records: &[R]) -> String {
+    let mut text = String::new();
+    for record in records.iter().filter(|record| !record.warnings().is_empty()) {
+        let warnings = escape(&record.warnings().join("; "));
+        text += &format!("<p class=warning><b>{}</b>: {warnings}</p>", escape(record.name()));
     }
     text
 }

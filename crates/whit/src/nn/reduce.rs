@@ -163,6 +163,13 @@ impl Projected {
         Seen { keys: asks.keys.then(|| self.keys.clone()), class_attention, received }
     }
 
+    /// How the first token attends in each head, `[batch, heads, tokens]`; `key_bias` is added to the scores.
+    pub fn class_attention(&self, key_bias: Option<&Tensor<2>>) -> Tensor<3> {
+        let [batch, heads, tokens, head_dim] = self.queries.dims();
+        let class = self.queries.clone().slice([0..batch, 0..heads, 0..1, 0..head_dim]);
+        self.probabilities(class, key_bias).reshape([batch, heads, tokens])
+    }
+
     /// The softmax of the scores of these queries, `[batch, heads, queries, tokens]`.
     fn probabilities(&self, queries: Tensor<4>, key_bias: Option<&Tensor<2>>) -> Tensor<4> {
         let scores = queries.matmul(self.keys.clone().swap_dims(2, 3)) * self.scale;

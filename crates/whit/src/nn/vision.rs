@@ -295,8 +295,26 @@ impl Vision {
         positions::stretch(learned, self.config.placed(), from, to, self.config.antialias)
     }
 
-    /// Runs the blocks on tokens `[batch, tokens, width]`.
+    /// Runs the blocks on tokens `[batch, tokens, width]`, and the norm behind them.
     pub fn run(&self, tokens: Tensor<3>, attend: &mut dyn Attend) -> Tensor<3> {
+        self.normed(self.blocks(tokens, attend))
+    }
+
+    /// What leaves the blocks, before the norm behind them: `[batch, tokens, width]`.
+    pub fn states(&self, pixels: Tensor<4>, attend: &mut dyn Attend) -> Tensor<3> {
+        let (patches, specials) = self.embed(pixels);
+        self.blocks(join(specials, patches), attend)
+    }
+
+    /// What leaves the blocks, behind the norm where it is for all tokens.
+    pub fn normed(&self, states: Tensor<3>) -> Tensor<3> {
+        match (&self.final_norm, self.config.final_norm) {
+            (Some(norm), FinalNorm::All) => norm.forward(states),
+            _ => states,
+        }
+    }
+
+    fn blocks(&self, tokens: Tensor<3>, attend: &mut dyn Attend) -> Tensor<3> {
         let [batch, count, width] = tokens.dims();
         let mut x = tokens.reshape([batch * count, width]);
         if let Some(norm) = &self.embedding_norm {
@@ -307,11 +325,6 @@ impl Vision {
             x = block.forward(x, attend);
         }
         attend.observe(self.layers.len(), &mut || x.clone());
-        if self.config.final_norm == FinalNorm::All
-            && let Some(norm) = &self.final_norm
-        {
-            x = norm.forward(x);
-        }
         let left = x.dims()[0] / batch.max(1);
         x.reshape([batch, left, width])
     }

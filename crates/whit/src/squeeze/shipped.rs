@@ -10,7 +10,7 @@ const SQUEEZE_EN: Embedded = Embedded {
     name: "squeeze-en",
     config: include_bytes!("../../../../models/squeeze-en/config.json"),
     weights: include_bytes!("../../../../models/squeeze-en/model.safetensors"),
-    tokenizer: include_bytes!("../../../../models/squeeze-en/tokenizer.json"),
+    tokenizer: Some(include_bytes!("../../../../models/squeeze-en/tokenizer.json")),
 };
 
 /// The compressor of English text that needs no file; it is read once.

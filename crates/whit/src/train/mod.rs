@@ -23,6 +23,7 @@ pub mod rates;
 pub mod recipes;
 pub mod run;
 pub mod schedule;
+pub mod segment;
 pub mod sentences;
 pub mod sparsity;
 pub mod squeeze;

@@ -75,7 +75,11 @@ impl VisionRecipe {
         Ok([Box::new(Scenes::new(world, first..u64::MAX)), Box::new(Scenes::new(world, 0..first))])
     }
 
-    fn world(&self) -> Result<World, WorldError> {
+    /// The toy world that its pictures are of; the first scenes are held out.
+    ///
+    /// # Errors
+    /// If there is no such level or size.
+    pub fn world(&self) -> Result<World, WorldError> {
         World::new(self.seed, self.level, self.size())
     }
 

@@ -98,7 +98,12 @@ impl View<'_> {
             figures.push(("layers a step", format!("{mean:.2} of {}", trace.layers)));
         }
         let model = escape(model);
-        format!("<p class=setting>{model}</p>{}{}{}", sheet::figures(figures), methods(plan), self.nothing())
+        format!(
+            "<p class=setting>{model}</p>{}{}{}",
+            sheet::figures(figures),
+            sheet::methods(plan),
+            self.nothing()
+        )
     }
 
     /// What to say where nothing was left out.
@@ -276,19 +281,6 @@ impl Trace {
 
 fn list(items: &[String]) -> String {
     if items.is_empty() { "none".into() } else { items.join(", ") }
-}
-
-fn methods(plan: &Plan) -> String {
-    if plan.is_plain() {
-        return "<p class=methods>No method was on.</p>".into();
-    }
-    let mut text = String::from("<div class=methods>");
-    for part in plan.parts() {
-        let (spec, knobs) = (part.spec(), escape(&part.knobs.to_string()));
-        let (title, summary) = (escape(spec.title), escape(spec.summary));
-        let _ = write!(text, "<div><b>{title}</b><code>{} {knobs}</code><p>{summary}</p></div>", spec.id);
-    }
-    text + "</div>"
 }
 
 /// The text before a cut with what went struck out.

@@ -38,6 +38,9 @@ pub enum ImageError {
         /// The decoder's reason.
         reason: String,
     },
+    /// A picture that cannot be stored.
+    #[error("cannot encode a picture: {0}")]
+    Encode(String),
     /// `preprocessor_config.json` asks for what is not done here.
     #[error("{path}: `{field}` is {found}; {allowed}")]
     Config {
@@ -91,6 +94,21 @@ impl Picture {
             return Err(failed("it has no pixels".into()));
         }
         Ok(Self::from(&image))
+    }
+
+    /// The picture as a PNG file.
+    ///
+    /// # Errors
+    /// If it is too large for one.
+    pub fn png(&self) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = Cursor::new(Vec::new());
+        let (width, height) = (self.width as u32, self.height as u32);
+        let failed = |reason: image::ImageError| ImageError::Encode(reason.to_string());
+        let colours = image::ExtendedColorType::Rgb8;
+        let format = image::ImageFormat::Png;
+        image::write_buffer_with_format(&mut bytes, &self.rgb, width, height, colours, format)
+            .map_err(failed)?;
+        Ok(bytes.into_inner())
     }
 
     /// The image files of a folder, by name.

@@ -1,5 +1,6 @@
 //! From an image to what a model takes, as `preprocessor_config.json` says.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -153,16 +154,21 @@ impl Preprocessor {
         })
     }
 
+    /// What a model sees of `picture`, still as a picture.
+    pub fn view<'a>(&self, picture: &'a Picture) -> Cow<'a, Picture> {
+        let resized = match self.resize {
+            Some((size, filter)) => Cow::Owned(picture.resize(size.of(picture), filter)),
+            None => Cow::Borrowed(picture),
+        };
+        match self.crop {
+            Some(size) => Cow::Owned(resized.crop(size)),
+            None => resized,
+        }
+    }
+
     /// The values that a model takes of `picture`.
     pub fn apply(&self, picture: &Picture) -> Pixels {
-        let resized = match self.resize {
-            Some((size, filter)) => &picture.resize(size.of(picture), filter),
-            None => picture,
-        };
-        let cropped = match self.crop {
-            Some(size) => &resized.crop(size),
-            None => resized,
-        };
+        let cropped = self.view(picture);
         let colour =
             |colour: usize| cropped.rgb.iter().skip(colour).step_by(3).map(move |&v| self.value(colour, v));
         let values = (0..3).flat_map(colour).collect();

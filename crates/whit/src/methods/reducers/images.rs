@@ -7,6 +7,7 @@ use whit_kernels::op::{self, Host};
 use whit_kernels::parallel;
 
 use super::map::TokenMap;
+use super::record::Recorder;
 use super::tokens::Tokens;
 use crate::methods::{MethodError, Plan, TokenReducer};
 use crate::nn::reduce::{Asks, Reduce, Seen};
@@ -53,9 +54,17 @@ impl<'a> Passes<'a> {
 
     /// The reducers of a pass over so many images; none where the plan has none.
     pub fn begin(&self, images: usize) -> Option<Box<dyn Reduce>> {
+        self.images(images).map(|images| Box::new(images) as Box<dyn Reduce>)
+    }
+
+    /// As [`begin`](Self::begin), with `recorder` writing down what happens, also where nothing is reduced.
+    pub fn watched(&self, images: usize, recorder: &Recorder) -> Box<dyn Reduce> {
+        recorder.watch(self.images(images).map(Images::with_way_back), self.protected)
+    }
+
+    fn images(&self, images: usize) -> Option<Images> {
         let reducers: Option<Vec<_>> = (0..images).map(|_| self.plan.begin().reducer).collect();
-        let images = Images { failure: self.failure.clone(), ..Images::new(reducers?, self.protected) };
-        Some(Box::new(images))
+        Some(Images { failure: self.failure.clone(), ..Images::new(reducers?, self.protected) })
     }
 
     /// Says whether all passes went well.
@@ -79,6 +88,7 @@ struct Image {
 /// What is needed to undo one reduction.
 #[derive(Debug)]
 struct Step {
+    layer: usize,
     map: TokenMap,
     /// What the dropped tokens were, one row after the other.
     dropped: Vec<f32>,
@@ -137,6 +147,14 @@ impl Images {
         let each = (rows.len() / self.images.len().max(1)).max(1);
         let images = self.images.iter().zip(rows.chunks(each));
         images.flat_map(|(image, rows)| lock(image).restore(rows, each / self.tokens.max(1))).collect()
+    }
+
+    /// The reductions of each image with the blocks that they were made in. Needs [`Images::with_way_back`].
+    pub fn steps(&self) -> Vec<Vec<(usize, TokenMap)>> {
+        let steps = |image: &Mutex<Image>| {
+            lock(image).steps.iter().map(|step| (step.layer, step.map.clone())).collect()
+        };
+        self.images.iter().map(steps).collect()
     }
 
     fn ask<T: Default>(&self, ask: impl FnOnce(&dyn TokenReducer) -> T) -> T {
@@ -257,7 +275,7 @@ impl Image {
         if batch.trail {
             let row = |token: usize| &tokens.states[token * width..][..width];
             let dropped = map.dropped().into_iter().flat_map(row).copied().collect();
-            self.steps.push(Step { map, dropped });
+            self.steps.push(Step { layer: batch.layer, map, dropped });
         }
         self.sizes = sizes;
         Ok(Some(rows))

@@ -172,19 +172,27 @@ impl TokenMap {
     /// The way back: each source becomes the mean of the targets that it went into, by the mass that it gave them;
     /// a dropped one keeps what it has in `x`. `y` is `[targets, width]`, `x` `[sources, width]`.
     pub fn undo(&self, y: &[f32], x: &mut [f32], width: usize) {
+        let shares = self.shares();
+        shares.iter().for_each(|&(source, ..)| x[source * width..][..width].fill(0.0));
+        for (source, target, share) in shares {
+            add(&mut x[source * width..][..width], &y[target * width..][..width], share);
+        }
+    }
+
+    /// Source, target and share of every part, ordered by target: which share of its source's mass it has. The shares
+    /// of a source sum to 1; one that gave no mass at all is shared equally.
+    pub fn shares(&self) -> Vec<(usize, usize, f32)> {
         let mut given = vec![(0.0f32, 0.0f32); self.sources];
         for part in &self.parts {
             let sums = &mut given[part.source as usize];
             *sums = (sums.0 + part.mass, sums.1 + 1.0);
         }
-        let alive = given.iter().enumerate().filter(|(_, sums)| sums.1 > 0.0);
-        alive.for_each(|(source, _)| x[source * width..][..width].fill(0.0));
-        for part in &self.parts {
+        let share = |part: &Part| {
             let (mass, count) = given[part.source as usize];
             let share = if mass > 0.0 { part.mass / mass } else { 1.0 / count };
-            let row = &mut x[part.source as usize * width..][..width];
-            add(row, &y[part.target as usize * width..][..width], share);
-        }
+            (part.source as usize, part.target as usize, share)
+        };
+        self.parts.iter().map(share).collect()
     }
 }
 

@@ -12,12 +12,14 @@ mod map;
 pub mod pace;
 pub mod ranking;
 pub mod rates;
+pub mod record;
 mod reducer;
 pub(crate) mod tokens;
 
 pub use images::{Failure, Images, Passes};
 pub use map::{MapError, Part, TokenMap};
 pub use pace::Pace;
+pub use record::{History, Recorder, Shares};
 pub use reducer::{CLAIMS, Reducer, Rule, STAGES};
 pub use tokens::{Directions, Looks, Tokens};
 

@@ -54,6 +54,11 @@ impl Folder {
     pub fn path(&self, number: usize) -> Option<&Path> {
         self.entries.get(number).map(|entry| entry.path.as_path())
     }
+
+    /// The name of a picture's class, if it has one.
+    pub fn class(&self, number: usize) -> Option<&str> {
+        self.entries.get(number)?.class.as_deref()
+    }
 }
 
 impl Pictures for Folder {

@@ -1,0 +1,119 @@
+//! `whit train toy-segment`: a dense head on the embedded vision transformer, and what methods cost it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Serialize;
+use serde_json::json;
+use whit::embed::Classifier;
+use whit::load::{RawTensor, safetensors};
+use whit::measure::macs::VisionCost;
+use whit::measure::vision::{left, paced};
+use whit::methods::{ModelFacts, Plan, Selection};
+use whit::models;
+use whit::nn::linear::Linear;
+use whit::nn::vars::Storage;
+use whit::train::parameters;
+use whit::train::run::Outcome;
+use whit::train::segment::{self, Quality, Segmentation};
+
+use super::train::{Arguments, learn};
+use crate::context::Context;
+use crate::embedded::TOY_VIT;
+use crate::error::AppError;
+use crate::{output, scenes};
+
+/// The recipe's name, and a line about it.
+pub const ID: &str = "toy-segment";
+pub const SUMMARY: &str = "a linear head that tells what each patch of a scene shows, on the frozen toy-vit";
+
+/// The share of the multiplications that the methods are measured at, and what is measured.
+const SHARE: f64 = 0.7;
+const METHODS: [&str; 5] = ["tome", "token-transforming:anchors=mixed", "evit", "top-k-prune", "random-drop"];
+
+/// What the head finds with a method.
+#[derive(Debug, Serialize)]
+struct Found {
+    method: String,
+    saved: f64,
+    quality: Quality,
+}
+
+/// Trains the head, measures it with and without methods, and writes it with its card.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<(), AppError> {
+    let files = TOY_VIT.open()?;
+    let classifier = Classifier::new(&files, &Storage::Dense(Device::flex()))?;
+    let (world, held_out) = scenes::world()?;
+    let task = Segmentation::new(classifier.images().model(), world, held_out)?;
+    let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(ID));
+    let mut settings = segment::settings();
+    settings.schedule.steps = arguments.steps.unwrap_or(settings.schedule.steps);
+    let head = task.head(&Device::flex().autodiff());
+    let outcome = learn(&task, head, (settings, &folder), arguments, context)?;
+    let found = measure(&task, &outcome.model, &classifier, &models::facts(&files.config)?, held_out)?;
+    let model = write(&folder, &outcome, &found)?;
+    let value = json!({ "model": model, "steps": outcome.step, "seconds": outcome.seconds, "found": found });
+    context.emit(&value, || {
+        let table = output::table(&HEAD, found.iter().map(row));
+        format!("{table}\n\nThe head and its card are in {}.", model.display())
+    })
+}
+
+fn measure(
+    task: &Segmentation<'_>,
+    head: &Linear,
+    classifier: &Classifier,
+    facts: &ModelFacts,
+    pictures: usize,
+) -> Result<Vec<Found>, AppError> {
+    let images = classifier.images();
+    let found = |method: String, plan: &Plan| -> Result<Found, AppError> {
+        let saved = VisionCost::of(images.model().config()).saved(&left(images, plan)?);
+        Ok(Found { method, saved, quality: task.quality(head, plan, pictures)? })
+    };
+    let plan =
+        |methods: &[String]| -> Result<Plan, AppError> { Ok(Plan::new(&Selection::parse(methods)?, facts)?) };
+    let mut all = vec![found("plain".into(), &plan(&[])?)?];
+    for method in METHODS {
+        let joint = if method.contains(':') { ',' } else { ':' };
+        let listed = |list: &str| plan(&[format!("{method}{joint}list={list}")]);
+        let list = paced(images, SHARE, &listed)?;
+        all.push(found(format!("{method}{joint}list={list}"), &listed(&list)?)?);
+    }
+    Ok(all)
+}
+
+const HEAD: [&str; 4] = ["method", "multiplications saved", "mean IoU", "patches right"];
+
+fn row(found: &Found) -> Vec<String> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let Found { method, saved, quality } = found;
+    vec![method.clone(), percent(*saved), percent(quality.mean_iou), percent(quality.accuracy)]
+}
+
+/// Writes `model.safetensors` with the head's `weight` and `bias`, and the card.
+fn write(folder: &Path, outcome: &Outcome<Linear>, found: &[Found]) -> Result<PathBuf, AppError> {
+    let folder = folder.join("model");
+    std::fs::create_dir_all(&folder).map_err(AppError::file("write", &folder))?;
+    let mut tensors = Vec::new();
+    parameters::read(&outcome.model, |name, shape, values| {
+        tensors.push((name.to_owned(), RawTensor::from_f32(shape, &values)));
+    });
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    safetensors::save(&folder.join("model.safetensors"), &named, &BTreeMap::new())?;
+    let card = folder.join("README.md");
+    let table: String = found.iter().map(|found| format!("| {} |\n", row(found).join(" | "))).collect();
+    let text = format!(
+        "# {ID}\n\nA linear layer that tells what each patch of a scene shows, on the states of toy-vit, which were not \
+         trained for it. Made by `whit train {ID}` in {} steps and {:.0} seconds. Methods are undone before the layer: \
+         what was merged gets the state of the token that it went into, what was dropped keeps the state in which it was \
+         dropped.\n\n| {} |\n|---|---|---|---|\n{table}\nClasses: {}.\n",
+        outcome.step,
+        outcome.seconds,
+        HEAD.join(" | "),
+        Segmentation::classes().join(", ")
+    );
+    std::fs::write(&card, text).map_err(AppError::file("write", &card))?;
+    Ok(folder)
+}
