@@ -12,13 +12,13 @@ use crate::train::vision::VisionRecipe;
 pub(super) const WHITE: Classifier = Classifier {
     id: "toy-crate",
     summary: "a 0.7 M parameter white-box transformer (CRATE) that sorts scenes of the toy world",
-    vision: || recipe(white()),
+    vision: || recipe(white(), 8e-4),
 };
 
 pub(super) const PLAIN: Classifier = Classifier {
     id: "toy-vit-192",
     summary: "a 2.7 M parameter vision transformer of the same width and depth, to compare with",
-    vision: || recipe(plain()),
+    vision: || recipe(plain(), 3e-4),
 };
 
 fn white() -> Value {
@@ -56,7 +56,8 @@ fn plain() -> Value {
     })
 }
 
-fn recipe(config: Value) -> VisionRecipe {
+/// The white box bears larger steps.
+fn recipe(config: Value, peak: f32) -> VisionRecipe {
     VisionRecipe {
         config,
         level: 1,
@@ -65,7 +66,7 @@ fn recipe(config: Value) -> VisionRecipe {
         patch_share: 1.0,
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 8e-4, floor: 2e-5, warm_up: 100, steps: 2_500 },
+            schedule: Schedule { peak, floor: 2e-5, warm_up: 100, steps: 2_500 },
             optimizer: AdamW { weight_decay: 0.05, ..AdamW::default() },
             parts: 1,
             checkpoint_every: 100,
@@ -92,7 +93,7 @@ mod tests {
         let ends = (192 + 1) * 192 + (65 + 1) * 192 + 2 * 192 + (192 + 1) * 4;
         let patch_norms = 2 * 192 + 2 * 192;
         let (white_block, plain_block) = (3 * square + 5 * 192, 12 * square + 13 * 192);
-        assert_eq!(weights(recipe(white())), ends + patch_norms + 6 * white_block);
-        assert_eq!(weights(recipe(plain())), ends + (192 + 1) * 192 + 6 * plain_block);
+        assert_eq!(weights(recipe(white(), 8e-4)), ends + patch_norms + 6 * white_block);
+        assert_eq!(weights(recipe(plain(), 3e-4)), ends + (192 + 1) * 192 + 6 * plain_block);
     }
 }

@@ -43,7 +43,7 @@ fn vision([width, layers, heads]: [usize; 3], steps: u64) -> VisionRecipe {
         patch_share: 1.0,
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 8e-4, floor: 2e-5, warm_up: 100, steps },
+            schedule: Schedule { peak: 4e-4, floor: 2e-5, warm_up: 100, steps },
             optimizer: AdamW { weight_decay: 0.05, ..AdamW::default() },
             parts: 1,
             checkpoint_every: 100,
