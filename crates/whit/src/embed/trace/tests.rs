@@ -1,8 +1,8 @@
 use super::*;
 use crate::embed::Guess;
 use crate::methods::Plan;
-use crate::methods::reducers::{Part, TokenMap};
 use crate::methods::reducers::testing::{plan, vision};
+use crate::methods::reducers::{Part, TokenMap};
 
 fn guess(label: &str, probability: f32) -> Guess {
     Guess { label: label.into(), probability, logit: 0.0 }
