@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 mod bench_squeeze;
 mod calibrate_diffrate;
 mod tour;
+mod train_mae;
 mod train_squeeze;
 mod train_vision;
 

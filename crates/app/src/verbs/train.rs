@@ -12,12 +12,12 @@ use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
-use whit::train::recipes::{self, CLASSIFIERS, COMPRESSORS, RECIPES};
+use whit::train::recipes::{self, AUTOENCODERS, CLASSIFIERS, COMPRESSORS, RECIPES};
 use whit::train::run::{Objective, Outcome, Run};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::{train_squeeze, train_vision};
+use super::{train_mae, train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -77,6 +77,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     if let Some(recipe) = recipes::classifier(id) {
         return train_vision::run(recipe, &arguments, context);
     }
+    if let Some(recipe) = recipes::autoencoder(id) {
+        return train_mae::run(recipe, &arguments, context);
+    }
     let recipe = recipes::find(id).ok_or_else(|| {
         let known: Vec<_> = listed().map(|(id, _)| id).collect();
         AppError::input(
@@ -125,7 +128,7 @@ fn list(context: &Context) -> Result<(), AppError> {
 fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let models = RECIPES.iter().map(|recipe| (recipe.id, recipe.summary));
     let compressors = COMPRESSORS.iter().map(|recipe| (recipe.id, recipe.summary));
-    let classifiers = CLASSIFIERS.iter().map(|recipe| (recipe.id, recipe.summary));
+    let classifiers = CLASSIFIERS.iter().chain(AUTOENCODERS).map(|recipe| (recipe.id, recipe.summary));
     models.chain(compressors).chain(classifiers).chain([(drafter::ID, drafter::SUMMARY)])
 }
 
