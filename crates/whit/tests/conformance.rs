@@ -319,7 +319,7 @@ fn on_decoders() -> impl Iterator<Item = &'static Spec> {
 }
 
 /// Methods that need an architecture of their own; they have tests of their own on it.
-const OF_ONE_ARCHITECTURE: [&str; 1] = ["blockffn"];
+const OF_ONE_ARCHITECTURE: [&str; 2] = ["blockffn", "crate-whitebox"];
 
 fn with(model: &Decoder, methods: &[String]) -> Plan {
     Plan::new(&Selection::parse(methods).unwrap(), &facts(model)).unwrap()

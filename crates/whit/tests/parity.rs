@@ -135,6 +135,9 @@ fn a_missing_tensor_is_named() {
         ("xlm-roberta-tokens", "roberta.embeddings.position_embeddings.weight"),
         ("blockffn", "model.layers.1.mlp.router_norm.weight"),
         ("blockffn", "model.layers.2.mlp.down_proj"),
+        ("crate", "transformer.layers.1.1.fn.weight"),
+        ("crate-gpt", "transformer.h.2.ista.weight"),
+        ("crate-mae", "decoder_blocks.1.layers.0.0.fn.weight"),
     ] {
         let folder = copy(fixture);
         spoil_weights(folder.path(), |name, tensor| (name != lost).then_some(tensor));

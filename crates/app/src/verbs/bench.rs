@@ -25,6 +25,7 @@ use crate::model::ModelArguments;
 use crate::{interrupt, model, output};
 
 mod attention;
+mod coding_rate;
 mod collapse;
 mod recall;
 mod vision;
@@ -50,6 +51,8 @@ enum Task {
     Recall(recall::Arguments),
     /// How alike the embeddings of texts are by length, at several temperatures of a text encoder's attention
     Collapse(collapse::Arguments),
+    /// How far each layer of a white-box transformer for images compresses its tokens, and how sparse it leaves them
+    CodingRate(coding_rate::Arguments),
     /// Prompt compressors of real sizes, random weights
     Squeeze(bench_squeeze::Arguments),
 }
@@ -149,6 +152,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
         Task::Attention(arguments) => return attention::run(arguments, context),
         Task::Recall(arguments) => return recall::run(arguments, context),
         Task::Collapse(arguments) => return collapse::run(arguments, context),
+        Task::CodingRate(arguments) => return coding_rate::run(&arguments, context),
         Task::Squeeze(arguments) => return bench_squeeze::run(arguments, context),
     };
     interrupt::flag();

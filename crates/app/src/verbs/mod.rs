@@ -7,6 +7,7 @@ mod bench_squeeze;
 mod calibrate_diffrate;
 mod calibrate_tidaldecode;
 mod tour;
+mod train_mae;
 mod train_pair;
 mod train_segment;
 mod train_sentences;

@@ -12,12 +12,12 @@ use whit::train::evaluate::{self, Effort, Figures};
 use whit::train::export::save_decoder;
 use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
-use whit::train::recipes::{self, CLASSIFIERS, COMPRESSORS, PAIRS, RECIPES, SENTENCES};
+use whit::train::recipes::{self, AUTOENCODERS, CLASSIFIERS, COMPRESSORS, PAIRS, RECIPES, SENTENCES};
 use whit::train::run::{Objective, Outcome, Run, Settings};
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::{train_pair, train_segment, train_sentences, train_squeeze, train_vision};
+use super::{train_mae, train_pair, train_segment, train_sentences, train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -80,6 +80,9 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     if let Some(recipe) = recipes::classifier(id) {
         return train_vision::run(recipe, &arguments, context);
     }
+    if let Some(recipe) = recipes::autoencoder(id) {
+        return train_mae::run(recipe, &arguments, context);
+    }
     if let Some(recipe) = recipes::sentences(id) {
         return train_sentences::run(recipe, &arguments, context);
     }
@@ -134,7 +137,7 @@ fn list(context: &Context) -> Result<(), AppError> {
 fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let models = RECIPES.iter().map(|recipe| (recipe.id, recipe.summary));
     let compressors = COMPRESSORS.iter().map(|recipe| (recipe.id, recipe.summary));
-    let classifiers = CLASSIFIERS.iter().map(|recipe| (recipe.id, recipe.summary));
+    let classifiers = CLASSIFIERS.iter().chain(AUTOENCODERS).map(|recipe| (recipe.id, recipe.summary));
     let pairs = PAIRS.iter().map(|recipe| (recipe.id, recipe.summary));
     let sentences = SENTENCES.iter().map(|recipe| (recipe.id, recipe.summary));
     let encoders = classifiers.chain(pairs).chain(sentences);

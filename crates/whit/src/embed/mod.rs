@@ -176,6 +176,10 @@ impl Embedder {
                 let images = Images::new(*model, files, settings)?;
                 Ok(Self { texts: None, images: Some(images) })
             }
+            Network::Autoencoder(model) => {
+                let images = Images::new(model.into_encoder(), files, settings)?;
+                Ok(Self { texts: None, images: Some(images) })
+            }
             Network::Clip(model) => {
                 let model = *model;
                 let settings = Settings { pooling: settings.pooling.or(Some(Pooling::Own)), ..settings };

@@ -35,7 +35,8 @@ pub struct KvCache {
 pub struct HeadRows {
     dim: usize,
     keys: Vec<f32>,   // [rows, dim]
-    values: Vec<f32>, // [rows, dim]
+    values: Vec<f32>, // [rows, dim]; none where they are the keys
+    tied: bool,
     positions: Vec<u32>,
 }
 
@@ -112,6 +113,7 @@ impl HeadRows {
             dim,
             keys: Vec::with_capacity(rows * dim),
             values: Vec::with_capacity(rows * dim),
+            tied: false,
             positions: Vec::with_capacity(rows),
         }
     }
@@ -138,11 +140,32 @@ impl HeadRows {
 
     /// The value of a row.
     pub fn value(&self, row: usize) -> &[f32] {
-        &self.values[row * self.dim..(row + 1) * self.dim]
+        let values = if self.tied { &self.keys } else { &self.values };
+        &values[row * self.dim..(row + 1) * self.dim]
     }
 
-    /// The key and the value of a row, to change.
+    /// Whether its values are its keys, kept once.
+    pub fn is_tied(&self) -> bool {
+        self.tied
+    }
+
+    /// Keeps rows once, now and from now on, where every value is its key: what is pushed later must be so too.
+    pub fn tie(&mut self) {
+        if !self.tied && self.keys == self.values {
+            (self.tied, self.values) = (true, Vec::new());
+        }
+    }
+
+    /// Gives the values a place of their own again.
+    fn untie(&mut self) {
+        if self.tied {
+            (self.tied, self.values) = (false, self.keys.clone());
+        }
+    }
+
+    /// The key and the value of a row, to change; so they are two from then on.
     pub fn row_mut(&mut self, row: usize) -> (&mut [f32], &mut [f32]) {
+        self.untie();
         let row = row * self.dim..(row + 1) * self.dim;
         (&mut self.keys[row.clone()], &mut self.values[row])
     }
@@ -156,7 +179,7 @@ impl HeadRows {
     pub fn view(&self) -> HeadView<'_> {
         HeadView {
             keys: &self.keys,
-            values: &self.values,
+            values: if self.tied { &self.keys } else { &self.values },
             stride: self.dim,
             value_stride: self.dim,
             len: self.len(),
@@ -167,7 +190,9 @@ impl HeadRows {
     /// Appends a row.
     pub fn push(&mut self, key: &[f32], value: &[f32], position: u32) {
         self.keys.extend_from_slice(key);
-        self.values.extend_from_slice(value);
+        if !self.tied {
+            self.values.extend_from_slice(value);
+        }
         self.positions.push(position);
     }
 
@@ -183,7 +208,9 @@ impl HeadRows {
         }
         self.truncate(rows.len());
         fit(&mut self.keys, room * self.dim);
-        fit(&mut self.values, room * self.dim);
+        if !self.tied {
+            fit(&mut self.values, room * self.dim);
+        }
         fit(&mut self.positions, room);
     }
 
@@ -197,7 +224,8 @@ impl HeadRows {
 
     /// Adds `weight` times row `from` to `1 - weight` times row `into`; both stay in place.
     pub fn merge(&mut self, from: usize, into: usize, weight: f32) {
-        for rows in [&mut self.keys, &mut self.values] {
+        let values = (!self.tied).then_some(&mut self.values);
+        for rows in [&mut self.keys].into_iter().chain(values) {
             for column in 0..self.dim {
                 let added = rows[from * self.dim + column];
                 let kept = &mut rows[into * self.dim + column];
@@ -215,7 +243,9 @@ impl HeadRows {
     fn copy_row(&mut self, from: usize, to: usize) {
         let source = from * self.dim..(from + 1) * self.dim;
         self.keys.copy_within(source.clone(), to * self.dim);
-        self.values.copy_within(source, to * self.dim);
+        if !self.tied {
+            self.values.copy_within(source, to * self.dim);
+        }
         self.positions[to] = self.positions[from];
     }
 
@@ -277,6 +307,24 @@ mod tests {
         let head = &mut cache.layer_mut(1)[1];
         head.merge(2, 0, 0.25);
         assert_eq!((head.key(0)[0], head.value(0)[0]), (0.5, -0.5));
+    }
+
+    #[test]
+    fn a_tied_head_holds_its_rows_once_until_one_of_two_is_changed() {
+        let mut head = HeadRows::with_capacity(2, 4);
+        (0..3).for_each(|at| head.push(&[at as f32, 1.0], &[at as f32, 1.0], at));
+        let twice = head.bytes();
+        head.tie();
+        assert_eq!((head.is_tied(), twice - head.bytes()), (true, 4 * 2 * 4));
+        head.push(&[3.0, 1.0], &[3.0, 1.0], 3);
+        head.merge(3, 0, 0.5);
+        head.evict(&[1]);
+        let values = |head: &HeadRows| (0..head.len()).map(|row| head.value(row)[0]).collect::<Vec<_>>();
+        assert_eq!((values(&head), head.view().values), (vec![1.5, 2.0, 3.0], head.view().keys));
+        head.row_mut(1).1[0] = 7.0;
+        assert_eq!((values(&head), head.key(1)[0]), (vec![1.5, 7.0, 3.0], 2.0));
+        head.tie();
+        assert!(!head.is_tied(), "its values are no longer its keys");
     }
 
     #[test]

@@ -41,6 +41,7 @@ fn config(layers: usize, width: usize) -> DecoderConfig {
         experts: None,
         block_ffn: None,
         latent: None,
+        white: None,
         multipliers: Multipliers::default(),
         max_positions: 512,
     }

@@ -1,6 +1,7 @@
 //! Honest numbers: what a run cost, what it gave, and against which baseline.
 
 pub mod attention;
+pub mod coding_rate;
 pub mod collapse;
 pub mod collapse_sweep;
 pub mod cost;

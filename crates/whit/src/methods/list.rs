@@ -26,7 +26,7 @@ methods! {
     /// Prompts cut, tokens merged or dropped.
     tokens { llmlingua2 spec_pc tome token_transforming evit top_k_prune random_drop diffrate }
     /// Smaller weights: rounded, pruned, factorised, by `whit shrink`.
-    weights { rtn gptq awq smoothquant magnitude wanda sparsegpt structured low_rank blockffn }
+    weights { rtn gptq awq smoothquant magnitude wanda sparsegpt structured low_rank blockffn crate_whitebox }
     /// What the model attends to and knows.
     insight { tempscale }
 }

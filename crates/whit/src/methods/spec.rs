@@ -439,6 +439,8 @@ pub struct ModelFacts {
     pub companions: Companions,
     /// The experts of a layer, where the model's feed-forward is that of BlockFFN.
     pub block_experts: Option<usize>,
+    /// Whether keys and values are the same, as in a white-box model.
+    pub tied_keys: bool,
 }
 
 impl ModelFacts {
@@ -457,6 +459,7 @@ impl ModelFacts {
             window: config.windows.iter().flatten().min().copied(),
             companions: Companions::default(),
             block_experts: config.block_ffn.map(|block| block.experts),
+            tied_keys: config.white.is_some(),
         }
     }
 
@@ -475,6 +478,7 @@ impl ModelFacts {
             window: None,
             companions: Companions::default(),
             block_experts: Some(32),
+            tied_keys: true,
         }
     }
 }

@@ -167,6 +167,7 @@ impl Common {
             experts: None,
             block_ffn: None,
             latent: None,
+            white: None,
             multipliers: Multipliers::default(),
             max_positions: self.max_positions(defaults),
         })

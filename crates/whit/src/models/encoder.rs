@@ -63,7 +63,7 @@ macro_rules! encoders {
     };
 }
 
-encoders! { bert::ENCODER, roberta::ENCODER, xlm_roberta::ENCODER, t5::ENCODER, t5::MULTILINGUAL, clip::TEXT }
+encoders! { bert::ENCODER, roberta::ENCODER, xlm_roberta::ENCODER, crate_bert::ENCODER, t5::ENCODER, t5::MULTILINGUAL, clip::TEXT }
 
 #[derive(Deserialize)]
 struct Config {
@@ -103,7 +103,8 @@ impl EncoderArchitecture {
     }
 }
 
-fn bert_config(
+/// A configuration with BERT's fields.
+pub(super) fn bert_config(
     json: &Value,
     padding: u32,
     counting: fn(u32) -> Counting,
@@ -191,6 +192,7 @@ pub(super) fn facts(architecture: &EncoderArchitecture, config: &EncoderConfig) 
         context: config.context(),
         window: None,
         block_experts: None,
+        tied_keys: config.block.white.is_some(),
         companions: Companions::default(),
     }
 }

@@ -58,6 +58,7 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         experts: None,
         block_ffn: None,
         latent: None,
+        white: None,
         multipliers: Multipliers::default(),
         max_positions: size("n_positions", json.n_positions)?,
     })
@@ -72,14 +73,19 @@ impl Config {
 }
 
 fn adapt<'a>(source: Box<dyn Source + 'a>, config: &DecoderConfig) -> Box<dyn Source + 'a> {
-    Box::new(Renamed { source, width: config.width })
+    Box::new(Renamed { source, width: config.width, parts: &PARTS })
 }
 
-/// GPT-2's tensors under the names of the shared blocks.
-struct Renamed<'a> {
-    source: Box<dyn Source + 'a>,
-    width: usize,
+/// GPT-2's tensors, or those of its kin, under the names of the shared blocks.
+pub(super) struct Renamed<'a> {
+    pub(super) source: Box<dyn Source + 'a>,
+    pub(super) width: usize,
+    pub(super) parts: &'static [Part],
 }
+
+/// The name that the shared blocks have for a part and the file's, whether it is stored `[inputs, outputs]`, and which
+/// third it is of a matrix that queries, keys and values share.
+pub(super) type Part = (&'static str, &'static str, bool, Option<usize>);
 
 /// Where a variable lies in the file.
 struct Place {
@@ -90,7 +96,7 @@ struct Place {
     third: Option<usize>,
 }
 
-const PARTS: [(&str, &str, bool, Option<usize>); 10] = [
+const PARTS: [Part; 10] = [
     ("input_layernorm", "ln_1", false, None),
     ("post_attention_layernorm", "ln_2", false, None),
     ("self_attn.q_proj", "attn.c_attn", true, Some(0)),
@@ -111,7 +117,7 @@ impl Renamed<'_> {
             Some((index, part)) => (format!("h.{index}."), part),
             None => (String::new(), stem),
         };
-        let known = PARTS.iter().find(|(ours, ..)| *ours == part);
+        let known = self.parts.iter().find(|(ours, ..)| *ours == part);
         let (theirs, transposed, third) = match known {
             Some((_, theirs, transposed, third)) => (*theirs, *transposed, *third),
             None if part == "embed_positions" => ("wpe", false, None),

@@ -6,6 +6,8 @@
 mod bert;
 pub mod clip;
 mod config;
+mod crate_bert;
+pub mod crate_mae;
 mod deit;
 mod dinov2;
 pub mod encoder;
@@ -63,7 +65,7 @@ macro_rules! architectures {
     };
 }
 
-architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2, minicpm }
+architectures! { llama, mistral, mixtral, qwen2, qwen3, gpt2, crate_gpt, minicpm }
 
 /// The configuration of a model's first `layers` layers, read out by its own last norm and head. Such a part can
 /// draft for the whole (LayerSkip, Elhoushi et al., 2024, arXiv 2404.16710).

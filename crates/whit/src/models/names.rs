@@ -90,7 +90,7 @@ impl<'a> Named<'a> {
         let name = match layer {
             None => named(""),
             Some(layer) => {
-                let spelled = |stack: &&str| named(&stack.replace('0', layer));
+                let spelled = |stack: &&str| named(&stack.replacen('0', layer, 1));
                 let found = self.names.layers.iter().map(spelled).find(|name| self.stored.has(name));
                 found.unwrap_or_else(|| self.names.layers.first().map_or_else(|| named(""), spelled))
             }

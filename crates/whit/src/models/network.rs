@@ -4,13 +4,14 @@ use serde_json::Value;
 
 use super::clip::{self, Clip};
 use super::forward::{self, ForwardError, Inputs, Outputs};
-use super::{ModelError, backbone, encoder, vision};
+use super::{ModelError, backbone, crate_mae, encoder, vision};
 use crate::load::Checkpoint;
 use crate::methods::{MethodError, Plan};
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::vars::Storage;
 use crate::nn::vision::Vision;
+use crate::nn::white_mae::WhiteMae;
 
 /// A model of any kind that one forward pass can be made of.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Network {
     Encoder(Box<Encoder>),
     /// A vision encoder.
     Vision(Box<Vision>),
+    /// A vision encoder with the decoder of a masked autoencoder.
+    Autoencoder(Box<WhiteMae>),
     /// One of each.
     Clip(Box<Clip>),
 }
@@ -38,6 +41,10 @@ pub fn network(
 ) -> Result<Network, ModelError> {
     if encoder::architecture(config).is_some() {
         return Ok(Network::Encoder(Box::new(encoder::encoder(config, checkpoint, storage, progress)?)));
+    }
+    if crate_mae::is_autoencoder(config) {
+        let model = crate_mae::autoencoder(config, checkpoint, storage, progress)?;
+        return Ok(Network::Autoencoder(Box::new(model)));
     }
     if vision::architecture(config).is_some() {
         return Ok(Network::Vision(Box::new(vision::vision(config, checkpoint, storage, progress)?)));
@@ -64,6 +71,7 @@ impl Network {
             Self::Decoder(model, head) => Ok(forward::forward(model, *head, &Inputs::read(file, model)?)),
             Self::Encoder(model) => encoder::forward(model, file),
             Self::Vision(model) => vision::forward(model, file),
+            Self::Autoencoder(model) => crate_mae::forward(model, file),
             Self::Clip(model) => clip::forward(model, file),
         }
     }
@@ -82,7 +90,7 @@ impl Network {
                 encoder::forward_at(model, file, layers.map(|layer| scale.temperature(layer)).collect())
             }
             Self::Vision(model) => vision::forward_with(model, file, plan),
-            Self::Decoder(..) | Self::Clip(_) => Err(elsewhere(method)),
+            Self::Decoder(..) | Self::Autoencoder(_) | Self::Clip(_) => Err(elsewhere(method)),
         }
     }
 }

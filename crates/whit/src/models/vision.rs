@@ -46,7 +46,7 @@ macro_rules! visions {
     };
 }
 
-visions! { vit::VISION, deit::VISION, vit_mae::VISION, dinov2::VISION, dinov2::WITH_REGISTERS, white_box::VISION, clip::VISION }
+visions! { vit::VISION, deit::VISION, vit_mae::VISION, dinov2::VISION, dinov2::WITH_REGISTERS, white_box::VISION, crate_mae::VISION, clip::VISION }
 
 /// The fields of all of them.
 #[derive(Debug, Deserialize)]
@@ -173,12 +173,14 @@ impl VisionArchitecture {
             patch_bias: true,
             patch_norms: false,
             distillation_token: false,
+            fixed_positions: false,
             registers: 0,
             antialias: false,
             layers: size("num_hidden_layers", fields.num_hidden_layers.unwrap_or(12))?,
-            block,
             embedding_norm: false,
             final_norm: FinalNorm::All,
+            final_epsilon: block.norm.epsilon,
+            block,
             pooled,
             head: fields.head(self)?,
             projection: None,
@@ -211,6 +213,7 @@ pub(super) fn facts(architecture: &VisionArchitecture, config: &VisionConfig) ->
         context: config.tokens(),
         window: None,
         block_experts: None,
+        tied_keys: config.block.white.is_some(),
         companions: Companions::default(),
     }
 }
@@ -267,9 +270,7 @@ const MASKED: [&str; 2] = ["pixel_values", "noise"];
 /// If an input is unknown, missing, misshapen or of a wrong type.
 pub fn forward(model: &Vision, file: &dyn Checkpoint) -> Result<Outputs, ForwardError> {
     let known = if model.config().mask_ratio.is_some() { &MASKED[..] } else { &KNOWN };
-    if let Some(name) = file.names().into_iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(ForwardError::UnknownInput { name, known: known.join(", ") });
-    }
+    known_inputs(file, known)?;
     let pixels = pixels(file, model.config())?;
     let batch = pixels.dims()[0];
     let (patches, specials) = model.embed(pixels);
@@ -300,9 +301,7 @@ pub fn forward_with(model: &Vision, file: &dyn Checkpoint, plan: &Plan) -> Resul
     if passes.begin(1).is_none() {
         return forward(model, file);
     }
-    if let Some(name) = file.names().into_iter().find(|name| !KNOWN.contains(&name.as_str())) {
-        return Err(ForwardError::UnknownInput { name, known: KNOWN.join(", ") });
-    }
+    known_inputs(file, &KNOWN)?;
     let pixels = pixels(file, model.config())?;
     let batch = pixels.dims()[0];
     let Some(mut reducer) = passes.begin(batch) else { return forward(model, file) };
@@ -335,6 +334,14 @@ pub(super) fn raw<const D: usize>(name: &str, tensor: Tensor<D>) -> (String, Raw
     (name.to_owned(), RawTensor::from_f32(values.shape(), values.data()))
 }
 
+/// Refuses inputs that are not among the known ones.
+pub(super) fn known_inputs(file: &dyn Checkpoint, known: &[&str]) -> Result<(), ForwardError> {
+    match file.names().into_iter().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(ForwardError::UnknownInput { name, known: known.join(", ") }),
+        None => Ok(()),
+    }
+}
+
 /// The images of an input file.
 pub(super) fn pixels(file: &dyn Checkpoint, config: &VisionConfig) -> Result<Tensor<4>, ForwardError> {
     let name = "pixel_values";
@@ -363,7 +370,7 @@ fn numbers(file: &dyn Checkpoint, name: &'static str) -> Result<Vec<f32>, Forwar
 }
 
 /// Which patches a masked autoencoder sees: those with the least noise, in the noise's order.
-struct Mask {
+pub(super) struct Mask {
     shape: [usize; 2],
     /// The patches of each image, by their noise.
     order: Vec<Vec<usize>>,
@@ -371,7 +378,7 @@ struct Mask {
 }
 
 impl Mask {
-    fn read(
+    pub(super) fn read(
         file: &dyn Checkpoint,
         config: &VisionConfig,
         [batch, patches]: [usize; 2],
@@ -401,7 +408,16 @@ impl Mask {
         patches.reshape([batch * count, width]).select(0, index).reshape([batch, self.kept, width])
     }
 
-    fn outputs(self) -> Outputs {
+    /// 1 for each patch that is not seen, 0 for the others.
+    pub(super) fn hidden(&self) -> Vec<f32> {
+        let mut hidden = vec![1.0; self.shape[0] * self.shape[1]];
+        for (image, order) in self.order.iter().enumerate() {
+            order[..self.kept].iter().for_each(|patch| hidden[image * order.len() + patch] = 0.0);
+        }
+        hidden
+    }
+
+    pub(super) fn outputs(self) -> Outputs {
         let (mut mask, mut restore) = (Vec::new(), Vec::new());
         for order in &self.order {
             let mut rank = vec![0.0; order.len()];

@@ -34,12 +34,7 @@ const NAMES: &[Names] = &[Names {
 
 fn adjust(fields: &Fields, config: VisionConfig) -> Result<VisionConfig, ConfigError> {
     whole_patches(&config)?;
-    let white = WhiteConfig::default();
-    let white = WhiteConfig {
-        step: fields.ista.unwrap_or(white.step),
-        sparsity: fields.lambd.unwrap_or(white.sparsity),
-        tied_output: fields.tied_output.unwrap_or(white.tied_output),
-    };
+    let white = white(fields, WhiteConfig::default().sparsity);
     let block = BlockConfig { feed_forward: config.block.width, white: Some(white), ..config.block };
     Ok(VisionConfig {
         patch_norms: true,
@@ -49,6 +44,16 @@ fn adjust(fields: &Fields, config: VisionConfig) -> Result<VisionConfig, ConfigE
         block,
         ..config
     })
+}
+
+/// What the blocks are, where the file is silent with this price of values.
+pub(super) fn white(fields: &Fields, sparsity: f32) -> WhiteConfig {
+    let plain = WhiteConfig::default();
+    WhiteConfig {
+        step: fields.ista.unwrap_or(plain.step),
+        sparsity: fields.lambd.unwrap_or(sparsity),
+        tied_output: fields.tied_output.unwrap_or(plain.tied_output),
+    }
 }
 
 fn head(fields: &Fields, head: Head) -> Result<Head, ConfigError> {
@@ -65,7 +70,7 @@ fn head(fields: &Fields, head: Head) -> Result<Head, ConfigError> {
 }
 
 /// As the original, which has no patches that hang over the edge.
-fn whole_patches(config: &VisionConfig) -> Result<(), ConfigError> {
+pub(super) fn whole_patches(config: &VisionConfig) -> Result<(), ConfigError> {
     let divides = |(image, patch): (&usize, &usize)| image % patch == 0;
     if config.image.iter().zip(&config.patch).all(divides) {
         return Ok(());

@@ -16,6 +16,7 @@ use super::mlp::Mlp;
 use super::norm::{Norm, Residual};
 use super::rotary::{Angles, RotaryConfig};
 use super::vars::{Vars, VarsError};
+use super::white::{Ista, SubspaceAttention, WhiteConfig};
 
 /// Everything that distinguishes one decoder from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +59,9 @@ pub struct DecoderConfig {
     pub block_ffn: Option<BlockFfnConfig>,
     /// The sizes of latent attention, where the model has it.
     pub latent: Option<LatentConfig>,
+    /// What its blocks are, where they are white-box ones: a block's output then takes the place of the stream, and
+    /// the head reads the last one's without a norm.
+    pub white: Option<WhiteConfig>,
     /// Constants that the model multiplies with on the way.
     pub multipliers: Multipliers,
     /// The longest sequence that the model was made for.
@@ -136,7 +140,7 @@ pub struct Decoder {
     embed_tokens: Embedding,
     embed_positions: Option<Embedding>,
     layers: Vec<Layer>,
-    norm: Norm,
+    norm: Option<Norm>,
     lm_head: Option<Linear>,
     #[module(skip)]
     config: DecoderConfig,
@@ -153,6 +157,9 @@ pub struct Layer {
     layer: usize,
     #[module(skip)]
     residual: f32,
+    /// Whether the feed-forward part's output is the block's, to which nothing is added.
+    #[module(skip)]
+    replaces: bool,
 }
 
 /// What stands in a layer's attention slot.
@@ -162,6 +169,7 @@ pub struct Layer {
 enum Attention {
     Heads(SelfAttention),
     Latent(LatentAttention),
+    Subspaces(SubspaceAttention),
 }
 
 /// What stands in a layer's feed-forward slot.
@@ -171,6 +179,7 @@ enum FeedForward {
     Dense(Mlp),
     Mixture(Experts),
     Blocks(BlockFfn),
+    Ista(Ista),
 }
 
 #[derive(Module, Debug)]
@@ -205,7 +214,11 @@ impl Decoder {
             embed_tokens: model.embedding("embed_tokens", config.vocab_size, config.width)?,
             embed_positions: positions,
             layers: layers.collect::<Result<_, _>>()?,
-            norm: model.norm("norm", config.width, config.norm)?,
+            norm: config
+                .white
+                .is_none()
+                .then(|| model.norm("norm", config.width, config.norm))
+                .transpose()?,
             lm_head: if config.tied { None } else { Some(head()?) },
             config,
         })
@@ -231,9 +244,17 @@ impl Decoder {
         passing.finish(self)
     }
 
-    /// The norm behind the last layer.
-    pub fn last_norm(&self) -> &Norm {
-        &self.norm
+    /// States `[tokens, width]` as the head reads them: behind the last norm, where there is one.
+    pub fn normed(&self, states: Tensor<2>) -> Tensor<2> {
+        self.finish(&mut Residual::new(states))
+    }
+
+    /// The stream as the head reads it.
+    pub fn finish(&self, stream: &mut Residual) -> Tensor<2> {
+        match &self.norm {
+            Some(norm) => stream.norm(norm),
+            None => stream.sum(),
+        }
     }
 
     /// Gives the layers from `first` on the keys and values that they make of the states `[tokens, width]`.
@@ -297,15 +318,17 @@ impl Layer {
             mlp: FeedForward::new(config, index, vars)?,
             layer: index,
             residual: config.multipliers.residual,
+            replaces: config.white.is_some(),
         })
     }
 
-    /// Adds to the stream what attention and feed-forward make of it.
+    /// Adds to the stream what attention and feed-forward make of it; a white-box block replaces it in the end.
     pub fn forward(&self, stream: &mut Residual, angles: Option<&Angles>, attend: &mut dyn Attend) {
         let x = stream.norm(&self.input_layernorm);
         stream.add(self.attention(x, angles, attend));
         let x = stream.norm(&self.post_attention_layernorm);
-        stream.add(self.feed_forward(x, attend));
+        let output = self.feed_forward(x, attend);
+        if self.replaces { stream.replace(output) } else { stream.add(output) }
     }
 
     /// What the attention adds to the stream for normalised rows `[tokens, width]`.
@@ -338,9 +361,13 @@ impl Attention {
             scale: config.scales[layer],
             window: config.windows[layer],
         };
-        Ok(match config.latent {
-            Some(latent) => Self::Latent(LatentAttention::new(latent, config, site, vars)?),
-            None => Self::Heads(SelfAttention::new(config, site, vars)?),
+        Ok(match (config.latent, config.white) {
+            (Some(latent), _) => Self::Latent(LatentAttention::new(latent, config, site, vars)?),
+            (None, Some(white)) => {
+                let names = ["q_proj", "o_proj"];
+                Self::Subspaces(SubspaceAttention::new(site, white.tied_output, vars, names)?)
+            }
+            (None, None) => Self::Heads(SelfAttention::new(config, site, vars)?),
         })
     }
 
@@ -348,6 +375,7 @@ impl Attention {
         match self {
             Self::Heads(attention) => attention.forward(x, angles, attend),
             Self::Latent(attention) => attention.forward(x, angles, attend),
+            Self::Subspaces(attention) => attention.forward(x, attend),
         }
     }
 
@@ -355,6 +383,7 @@ impl Attention {
         match self {
             Self::Heads(attention) => attention.fill(x, angles, attend),
             Self::Latent(attention) => attention.fill(x, angles, attend),
+            Self::Subspaces(attention) => attention.fill(x, attend),
         }
     }
 
@@ -364,6 +393,7 @@ impl Attention {
                 [q_proj, k_proj, v_proj, o_proj].map(Linear::bytes).iter().sum()
             }
             Self::Latent(attention) => attention.bytes(),
+            Self::Subspaces(attention) => attention.bytes(),
         }
     }
 }
@@ -371,6 +401,9 @@ impl Attention {
 impl FeedForward {
     fn new(config: &DecoderConfig, layer: usize, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let names = ["gate_proj", "up_proj", "down_proj"];
+        if let Some(white) = config.white {
+            return Ok(Self::Ista(Ista::new(white, config.width, &vars.at("mlp"))?));
+        }
         Ok(match (config.experts, config.block_ffn) {
             (Some(experts), _) => Self::Mixture(experts.build(config, &vars.at("block_sparse_moe"))?),
             (None, Some(block)) => Self::Blocks(BlockFfn::new(block, config, layer, &vars.at("mlp"))?),
@@ -383,6 +416,7 @@ impl FeedForward {
             Self::Dense(mlp) => mlp.forward_seen(x, &mut |port, rows| attend.entering(layer, port, rows)),
             Self::Mixture(experts) => experts.forward(x),
             Self::Blocks(block) => block.forward(x, attend),
+            Self::Ista(ista) => ista.forward_seen(x, &mut |port, rows| attend.entering(layer, port, rows)),
         }
     }
 
@@ -391,6 +425,7 @@ impl FeedForward {
             Self::Dense(mlp) => mlp.bytes(),
             Self::Mixture(experts) => experts.bytes(),
             Self::Blocks(block) => block.bytes(),
+            Self::Ista(ista) => ista.bytes(),
         }
     }
 }

@@ -5,12 +5,13 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::attention::Attend;
-use super::block::{Block, BlockConfig};
+use super::block::BlockConfig;
 use super::embedding::Embedding;
 use super::inventory::{Matrix, Role};
 use super::linear::Linear;
 use super::norm::Norm;
 use super::vars::{Vars, VarsError};
+use super::white::Layer;
 
 /// Everything that distinguishes one encoder from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +93,7 @@ pub struct Encoder {
     token_type_embeddings: Option<Embedding>,
     relative_embeddings: Option<Embedding>,
     embedding_norm: Option<Norm>,
-    layers: Vec<Block>,
+    layers: Vec<Layer>,
     final_norm: Option<Norm>,
     pooler: Option<Linear>,
     classifier: Option<Linear>,
@@ -183,7 +184,7 @@ impl Encoder {
     pub fn new(config: EncoderConfig, vars: &Vars<'_>) -> Result<Self, VarsError> {
         let (width, embeddings, stack) =
             (config.block.width, vars.at("embeddings"), vars.at("encoder.layer"));
-        let layers = (0..config.layers).map(|layer| Block::new(&config.block, layer, &stack.at(layer)));
+        let layers = (0..config.layers).map(|layer| Layer::new(&config.block, layer, &stack.at(layer)));
         let pooler = || vars.linear("pooler.dense", width, width, true);
         let classifier = |labels| vars.linear("classifier", labels, width, true);
         let projection = |values| vars.linear("projection", values, width, false);
@@ -279,7 +280,7 @@ impl Encoder {
         let heads = heads.into_iter().flatten().map(Linear::bytes);
         self.word_embeddings.bytes()
             + more.into_iter().flatten().map(Embedding::bytes).sum::<usize>()
-            + self.layers.iter().map(Block::bytes).sum::<usize>()
+            + self.layers.iter().map(Layer::bytes).sum::<usize>()
             + heads.sum::<usize>()
     }
 }

@@ -40,9 +40,8 @@ impl Passing {
             return;
         }
         let hidden = self.stream.sum();
-        let leaves = attend.leave(layer, &hidden, &|tokens| {
-            model.logits(model.last_norm().forward(hidden.clone().slice([tokens])))
-        });
+        let leaves = attend
+            .leave(layer, &hidden, &|tokens| model.logits(model.normed(hidden.clone().slice([tokens]))));
         if !leaves.contains(&true) {
             return;
         }
@@ -53,7 +52,7 @@ impl Passing {
         let angles = self.angles.as_ref().map(|angles| angles.select(&out));
         let states = rows(&hidden, &out);
         model.fill(layer, &states, angles.as_ref(), attend);
-        self.left.push((out.iter().map(|&row| self.going[row]).collect(), model.last_norm().forward(states)));
+        self.left.push((out.iter().map(|&row| self.going[row]).collect(), model.normed(states)));
         self.going = on.iter().map(|&row| self.going[row]).collect();
         if !on.is_empty() {
             self.stream = Residual::new(rows(&hidden, &on));
@@ -64,10 +63,10 @@ impl Passing {
     /// The normalised states of all rows, in their order.
     pub fn finish(mut self, model: &Decoder) -> Tensor<2> {
         if self.left.is_empty() {
-            return self.stream.norm(model.last_norm());
+            return model.finish(&mut self.stream);
         }
         if !self.is_over() {
-            self.left.push((self.going, self.stream.norm(model.last_norm())));
+            self.left.push((self.going, model.finish(&mut self.stream)));
         }
         let order: Vec<usize> = self.left.iter().flat_map(|(rows, _)| rows.clone()).collect();
         let mut places = vec![0; order.len()];

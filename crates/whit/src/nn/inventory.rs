@@ -81,6 +81,15 @@ impl DecoderConfig {
             inputs,
             role,
         };
+        if let Some(white) = self.white {
+            let square = |name| matrix(name, width, width, Role::Layer);
+            let own = (!white.tied_output && self.heads > 1).then(|| square("self_attn.o_proj"));
+            return [square("self_attn.q_proj")]
+                .into_iter()
+                .chain(own)
+                .chain([square("mlp.dictionary")])
+                .collect();
+        }
         let mut all = match self.latent {
             Some(latent) => latent
                 .matrices(width, self.heads)

@@ -22,3 +22,4 @@ pub mod tempered;
 pub mod vars;
 pub mod vision;
 pub mod white;
+pub mod white_mae;

@@ -327,7 +327,8 @@ impl<'a> Vars<'a> {
         packed.map(Some).map_err(|reason| VarsError::Pack { name: path.to_owned(), reason })
     }
 
-    fn device(&self) -> Device {
+    /// Where parameters lie.
+    pub fn device(&self) -> Device {
         match self.storage {
             Storage::Dense(device) => device.clone(),
             Storage::Packed(_) => Device::flex(),

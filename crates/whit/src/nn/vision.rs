@@ -6,12 +6,14 @@ use burn::tensor::Tensor;
 
 use super::attention::Attend;
 use super::block::BlockConfig;
+use super::decoder::NormConfig;
 use super::inventory::{Matrix, Role};
 use super::linear::Linear;
 use super::norm::Norm;
 use super::positions;
 use super::vars::{Vars, VarsError};
 use super::white::Layer;
+use super::white_mae::waves;
 
 /// Everything that distinguishes one vision transformer from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,8 @@ pub struct VisionConfig {
     pub patch_norms: bool,
     /// Whether a second token follows the class token, to learn from a teacher (DeiT).
     pub distillation_token: bool,
+    /// Whether positions are waves of the patch's place (MAE), and no variables.
+    pub fixed_positions: bool,
     /// Tokens without position behind the class token, for the model's own use (DINOv2).
     pub registers: usize,
     /// Whether positions are smoothed where they are shrunk to fewer patches.
@@ -41,6 +45,8 @@ pub struct VisionConfig {
     pub embedding_norm: bool,
     /// What the norm behind the blocks is applied to.
     pub final_norm: FinalNorm,
+    /// The epsilon of that norm.
+    pub final_epsilon: f32,
     /// What stands for the whole image.
     pub pooled: Pooled,
     /// What the image is sorted into, if it is.
@@ -216,7 +222,13 @@ impl Vision {
             class_token: tokens("class_token", 1)?,
             distillation_token: some("distillation_token", usize::from(config.distillation_token))?,
             register_tokens: some("register_tokens", config.registers)?,
-            position_embeddings: tokens("positions", positions)?,
+            position_embeddings: match config.fixed_positions {
+                false => tokens("positions", positions)?,
+                true => {
+                    let table = waves(width, config.grid(config.image));
+                    Param::from_tensor(Tensor::from_data(table, &vars.device())).set_require_grad(false)
+                }
+            },
             patch_norms: config.patch_norms.then(patch_norms).transpose()?,
             patch_projection: embeddings.linear(
                 "patches",
@@ -226,7 +238,9 @@ impl Vision {
             )?,
             embedding_norm: maybe_norm(&embeddings, "norm", config.embedding_norm)?,
             layers: layers.collect::<Result<_, _>>()?,
-            final_norm: maybe_norm(vars, "final_norm", !averaged)?,
+            final_norm: (!averaged)
+                .then(|| vars.norm("final_norm", width, NormConfig { epsilon: config.final_epsilon, ..norm }))
+                .transpose()?,
             mean_norm: maybe_norm(vars, "mean_norm", averaged)?,
             pooler,
             classifier: head("classifier")?,
@@ -247,13 +261,23 @@ impl Vision {
     /// The patches of images `[batch, channels, height, width]` with their positions, `[batch, patches,
     /// width]`, row after row, and the tokens in front of them, `[1, specials, width]`.
     pub fn embed(&self, pixels: Tensor<4>) -> (Tensor<3>, Tensor<3>) {
+        self.embed_changed(pixels, |patches| patches)
+    }
+
+    /// As [`embed`](Self::embed); `change` is given the patches `[batch, patches, width]` before they get positions.
+    pub fn embed_changed(
+        &self,
+        pixels: Tensor<4>,
+        change: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> (Tensor<3>, Tensor<3>) {
         let [batch, _, height, width] = pixels.dims();
         let grid = self.config.grid([height, width]);
         let [count, values] = [grid[0] * grid[1], self.config.block.width];
         let positions = self.positions([height, width]);
         let placed = self.config.placed();
         let of_patches = positions.clone().slice([placed..placed + count, 0..values]);
-        let patches = self.project(self.cut(pixels)).reshape([batch, count, values]);
+        let cut = self.cut(pixels, self.config.patch_norms);
+        let patches = change(self.project(cut).reshape([batch, count, values]));
         let (patches, in_front) = (patches + of_patches.unsqueeze(), positions.slice([0..placed, 0..values]));
         let tokens = [Some(&self.class_token), self.distillation_token.as_ref()];
         let placed = Tensor::cat(tokens.into_iter().flatten().map(Param::val).collect(), 0) + in_front;
@@ -272,15 +296,23 @@ impl Vision {
         }
     }
 
+    /// The values of an image's patches, pixel by pixel: `[batch, patches, patch height * patch width * channels]`.
+    pub fn patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let [batch, ..] = pixels.dims();
+        let rows = self.cut(pixels, true);
+        let [all, values] = rows.dims();
+        rows.reshape([batch, all / batch.max(1), values])
+    }
+
     /// Images as rows of values, one a patch, in the order in which a convolution's kernel has them, or pixel by
-    /// pixel where norms stand around the projection: `[batch * patches, channels * patch height * patch width]`.
-    fn cut(&self, pixels: Tensor<4>) -> Tensor<2> {
+    /// pixel, as where norms stand around the projection: `[batch * patches, channels * patch height * patch width]`.
+    fn cut(&self, pixels: Tensor<4>, by_pixel: bool) -> Tensor<2> {
         let [batch, channels, height, width] = pixels.dims();
         let ([rows, columns], [high, wide]) = (self.config.grid([height, width]), self.config.patch);
         let whole = pixels.slice([0..batch, 0..channels, 0..rows * high, 0..columns * wide]);
         whole
             .reshape([batch, channels, rows, high, columns, wide])
-            .permute(if self.config.patch_norms { [0, 2, 4, 3, 5, 1] } else { [0, 2, 4, 1, 3, 5] })
+            .permute(if by_pixel { [0, 2, 4, 3, 5, 1] } else { [0, 2, 4, 1, 3, 5] })
             .reshape([batch * rows * columns, channels * high * wide])
     }
 
@@ -459,12 +491,14 @@ pub(crate) mod tests {
             patch_bias: true,
             patch_norms: false,
             distillation_token: false,
+            fixed_positions: false,
             registers: 0,
             antialias: false,
             block: BlockConfig { norm_first: true, ..BlockConfig::plain(16, 24, 2, norm) },
             layers: 2,
             embedding_norm: false,
             final_norm: FinalNorm::All,
+            final_epsilon: 1e-6,
             pooled: Pooled::Class,
             head: Head::Class(5),
             projection: None,
@@ -488,7 +522,7 @@ pub(crate) mod tests {
         let model = build(config);
         let pixels: Vec<f32> = (0..20).map(|value| value as f32).collect(); // two colours of 2 x 5
         let pixels = Tensor::<1>::from_floats(&pixels[..], &Device::flex()).reshape([1, 2, 2, 5]);
-        let rows = values(model.cut(pixels));
+        let rows = values(model.cut(pixels, false));
         assert_eq!(rows, [0., 1., 10., 11., 2., 3., 12., 13., 5., 6., 15., 16., 7., 8., 17., 18.]);
     }
 

@@ -42,10 +42,13 @@ pub struct Initial {
 }
 
 impl Initial {
-    /// The deviation of variable `name` with rows of `inputs` values.
-    fn deviation(&self, name: &str, inputs: usize) -> f32 {
+    /// The deviation of variable `name` with rows of `inputs` values: in a decoder GPT-2's, `usual`, in an encoder of
+    /// images PyTorch's.
+    fn deviation(name: &str, inputs: usize, usual: f32) -> f32 {
         if name.ends_with("dictionary.weight") {
             (2.0 / inputs as f32).sqrt()
+        } else if name.starts_with("model.") {
+            usual
         } else if name.starts_with("embeddings.") && !name.contains("patches") {
             1.0
         } else {
@@ -65,7 +68,7 @@ impl Source for Initial {
 
     fn rows(&self, name: &str, rows: Range<usize>, width: usize, init: Init) -> Result<Vec<f32>, VarsError> {
         let init = match init {
-            Init::Normal(_) => Init::Normal(self.deviation(name, width)),
+            Init::Normal(usual) => Init::Normal(Self::deviation(name, width, usual)),
             constant => constant,
         };
         self.random.rows(name, rows, width, init)
@@ -115,6 +118,9 @@ impl Layer {
     }
 }
 
+/// The names that an encoder's blocks have for the matrices of attention.
+const NAMES: [&str; 2] = ["attention.self.query", "attention.output.dense"];
+
 /// `x + MSSA(norm(x))`, then one ISTA step on the norm of that; the step's result is the output, nothing is added to
 /// it, so it is never negative.
 #[derive(Module, Debug)]
@@ -141,7 +147,7 @@ impl WhiteBlock {
         let (width, norm) = (config.width, config.norm);
         Ok(Self {
             attention_norm: vars.norm("attention.output.LayerNorm", width, norm)?,
-            attention: SubspaceAttention::new(config.site(layer), white.tied_output, vars)?,
+            attention: SubspaceAttention::new(config.site(layer), white.tied_output, vars, NAMES)?,
             output_norm: vars.norm("output.LayerNorm", width, norm)?,
             ista: Ista::new(white, width, &vars.at("output"))?,
             layer,
@@ -159,7 +165,7 @@ impl WhiteBlock {
 
     /// The bytes that the large weights hold.
     pub fn bytes(&self) -> usize {
-        self.attention.bytes() + self.ista.dictionary.bytes()
+        self.attention.bytes() + self.ista.bytes()
     }
 }
 
@@ -175,30 +181,45 @@ pub struct SubspaceAttention {
 }
 
 impl SubspaceAttention {
-    /// Attention of a layer from its variables.
+    /// Attention of a layer from its variables, given the names of its two matrices.
     ///
     /// # Errors
     /// If a variable is missing or has another shape than the configuration says.
-    pub fn new(site: Site, tied: bool, vars: &Vars<'_>) -> Result<Self, VarsError> {
+    pub fn new(
+        site: Site,
+        tied: bool,
+        vars: &Vars<'_>,
+        [subspaces, output]: [&str; 2],
+    ) -> Result<Self, VarsError> {
         let width = site.heads * site.head_dim;
         // With a single head that is as wide as the model, the original leaves the output matrix out.
         let own = !tied && site.heads > 1;
-        let output = || vars.linear("attention.output.dense", width, width, true);
-        let subspaces = vars.at("attention.self");
+        let output = || vars.linear(output, width, width, true);
         Ok(Self {
-            subspaces: TwoSided::new("query", width, tied, &subspaces)?,
+            subspaces: TwoSided::new(subspaces, width, tied, vars)?,
             output: own.then(output).transpose()?,
             site,
             tied,
         })
     }
 
+    /// The tokens in every subspace: `[tokens, heads, head_dim]`.
+    fn project(&self, y: Tensor<2>) -> Tensor<3> {
+        let shape = [y.dims()[0], self.site.heads, self.site.head_dim];
+        self.subspaces.forward(y).reshape(shape)
+    }
+
+    /// Hands over keys and values without asking for the attention.
+    pub fn fill(&self, y: Tensor<2>, attend: &mut dyn Attend) {
+        let w = self.project(y);
+        attend.fill(&self.site, w.clone(), w);
+    }
+
     /// `[tokens, width]` to `[tokens, width]`.
     pub fn forward(&self, y: Tensor<2>, attend: &mut dyn Attend) -> Tensor<2> {
-        let Site { layer, heads, head_dim, .. } = self.site;
+        let layer = self.site.layer;
         attend.entering(layer, Port::Attention, &y);
-        let rows = y.dims()[0];
-        let w = self.subspaces.forward(y).reshape([rows, heads, head_dim]);
+        let w = self.project(y);
         let seen = attend.attend(&self.site, w.clone(), w.clone(), w);
         attend.entering(layer, Port::Output, &seen);
         match &self.output {
@@ -237,8 +258,13 @@ impl Ista {
         self.forward_seen(z, &mut |_, _| {})
     }
 
+    /// The bytes that the dictionary holds.
+    pub fn bytes(&self) -> usize {
+        self.dictionary.bytes()
+    }
+
     /// As [`forward`](Self::forward); `see` is shown the rows that enter the matrices.
-    fn forward_seen(&self, z: Tensor<2>, see: &mut dyn FnMut(Port, &Tensor<2>)) -> Tensor<2> {
+    pub fn forward_seen(&self, z: Tensor<2>, see: &mut dyn FnMut(Port, &Tensor<2>)) -> Tensor<2> {
         see(Port::FeedForward, &z);
         let missed = z.clone() - self.dictionary.forward(z.clone());
         see(Port::Down, &missed);

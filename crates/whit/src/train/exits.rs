@@ -16,7 +16,7 @@ pub fn loss(model: &Decoder, batch: &Batch) -> Tensor<1> {
     let layers = states.behind.len();
     let total = (layers * (layers + 1) / 2) as f32;
     let exit = |(index, state): (usize, Tensor<2>)| {
-        let logits = model.logits(model.last_norm().forward(state));
+        let logits = model.logits(model.normed(state));
         cross_entropy(logits, &batch.targets, None).mul_scalar((index + 1) as f32 / total)
     };
     let losses = states.behind.into_iter().enumerate().map(exit);

@@ -13,6 +13,7 @@ use crate::load::{Dtype, RawTensor};
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::vision::Vision;
+use crate::nn::white_mae::WhiteMae;
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and
 /// `tokenizer_config.json` into `folder`.
@@ -96,6 +97,30 @@ pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), 
     write_json(&folder.join("preprocessor_config.json"), &image_preparation(settings.image))
 }
 
+/// As [`save_vision`], of a masked autoencoder.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn save_autoencoder(folder: &Path, model: &WhiteMae, config: &Value) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
+    let settings = &model.config().encoder;
+    let (width, [high, wide]) = (settings.block.width, settings.patch);
+    let mut tensors = Vec::new();
+    parameters::read(model, |path, shape, values| {
+        let shape = match path {
+            "mask_token" | "encoder.class_token" | "encoder.position_embeddings" => vec![1, shape[0], width],
+            "encoder.patch_projection.weight" => vec![width, settings.channels, high, wide],
+            _ => shape,
+        };
+        tensors.push((autoencoder_name(path), half_precision(shape, &values)));
+    });
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    write_json(&folder.join("config.json"), config)?;
+    write_json(&folder.join("preprocessor_config.json"), &image_preparation(settings.image))
+}
+
 /// What is done to pictures before a model that was trained here sees them: values from -1 to 1.
 pub(super) fn image_preparation([height, width]: [usize; 2]) -> Value {
     json!({
@@ -161,6 +186,32 @@ fn white_name(path: &str) -> String {
     }
 }
 
+/// The name that CRATE-MAE's checkpoints give a parameter, from its path in the module.
+fn autoencoder_name(path: &str) -> String {
+    const PARTS: [(&str, &str); 12] = [
+        ("encoder.class_token", "cls_token"),
+        ("encoder.position_embeddings", "decoder_pos_embed"),
+        ("encoder.patch_projection", "patch_embed.proj"),
+        ("encoder.final_norm", "norm"),
+        ("prediction", "decoder_pred"),
+        ("dictionary_norm", "0.norm"),
+        ("ista.dictionary.matrix", "1.fn"),
+        ("dictionary.weight", "0.fn.weight"),
+        ("attention.subspaces.matrix", "fn.qkv"),
+        ("attention.output", "fn.to_out.0"),
+        ("attention_norm", "norm"),
+        ("output_norm", "1.norm"),
+    ];
+    let rename =
+        |part: &str| PARTS.iter().fold(part.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs));
+    let (stack, attention) =
+        if path.starts_with("decoder.") { ("decoder_blocks", "1.") } else { ("blocks", "0.") };
+    let layer = path.strip_prefix("encoder.layers.").or_else(|| path.strip_prefix("decoder."));
+    let Some((layer, part)) = layer.and_then(|rest| rest.split_once('.')) else { return rename(path) };
+    let place = if part.starts_with("attention") { attention } else { "" };
+    format!("{stack}.{layer}.layers.0.{place}{}", rename(part))
+}
+
 /// The name that BERT's checkpoints give a parameter, from its path in the module.
 fn encoder_name(prefix: &str, path: &str) -> String {
     const PARTS: [(&str, &str); 9] = [
@@ -195,12 +246,30 @@ fn encoder_name(prefix: &str, path: &str) -> String {
 /// The tensor's name in a checkpoint, from the parameter's path in the module. BlockFFN's experts are no
 /// linear layers there, and their matrices bear no `weight`.
 fn file_name(path: &str, config: &Value) -> String {
+    if config["model_type"] == "crate_gpt" {
+        return white_decoder_name(path);
+    }
     let mut path = path.replace("embed_tokens.table.", "embed_tokens.");
     let experts = path.ends_with(".mlp.up_proj.weight") || path.ends_with(".mlp.down_proj.weight");
     if experts && config["ffn_type"] == "block_linear" {
         path.truncate(path.len() - ".weight".len());
     }
     if path.starts_with("lm_head") { path } else { format!("model.{path}") }
+}
+
+/// The name that the official code of CRATE gives a parameter of its language model.
+fn white_decoder_name(path: &str) -> String {
+    const PARTS: [(&str, &str); 8] = [
+        ("embed_tokens.table", "transformer.wte"),
+        ("embed_positions.table", "transformer.wpe"),
+        ("layers.", "transformer.h."),
+        ("input_layernorm", "prenorm_1"),
+        ("post_attention_layernorm", "prenorm_2"),
+        ("self_attn.subspaces.matrix", "attn.c_attn"),
+        ("self_attn.output", "attn.c_proj"),
+        ("mlp.dictionary.matrix", "ista"),
+    ];
+    PARTS.iter().fold(path.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
 }
 
 pub(super) fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
@@ -234,6 +303,14 @@ mod tests {
         assert_eq!(file_name("layers.0.mlp.up_proj.weight", &blocks), "model.layers.0.mlp.up_proj");
         assert_eq!(file_name("norm.weight", &json!({})), "model.norm.weight");
         assert_eq!(file_name("lm_head.weight", &json!({})), "lm_head.weight");
+        let white = json!({ "model_type": "crate_gpt" });
+        let names = [
+            ("embed_tokens.table.weight", "transformer.wte.weight"),
+            ("layers.2.self_attn.subspaces.matrix.weight", "transformer.h.2.attn.c_attn.weight"),
+            ("layers.0.self_attn.output.bias", "transformer.h.0.attn.c_proj.bias"),
+            ("layers.0.mlp.dictionary.matrix.weight", "transformer.h.0.ista.weight"),
+        ];
+        names.into_iter().for_each(|(path, name)| assert_eq!(file_name(path, &white), name));
     }
 
     #[test]
@@ -259,6 +336,26 @@ mod tests {
             ("classifier.weight", "mlp_head.1.weight"),
         ];
         names.into_iter().for_each(|(path, name)| assert_eq!(white_name(path), name));
+    }
+
+    #[test]
+    fn paths_of_an_autoencoder_become_the_names_of_checkpoints() {
+        let names = [
+            ("mask_token", "mask_token"),
+            ("encoder.class_token", "cls_token"),
+            ("encoder.final_norm.bias", "norm.bias"),
+            ("encoder.layers.2.attention_norm.bias", "blocks.2.layers.0.0.norm.bias"),
+            ("encoder.layers.2.attention.subspaces.matrix.weight", "blocks.2.layers.0.0.fn.qkv.weight"),
+            ("encoder.layers.2.output_norm.weight", "blocks.2.layers.0.1.norm.weight"),
+            ("encoder.layers.2.ista.dictionary.matrix.weight", "blocks.2.layers.0.1.fn.weight"),
+            ("decoder.0.dictionary_norm.weight", "decoder_blocks.0.layers.0.0.norm.weight"),
+            ("decoder.0.dictionary.weight", "decoder_blocks.0.layers.0.0.fn.weight"),
+            ("decoder.0.attention_norm.weight", "decoder_blocks.0.layers.0.1.norm.weight"),
+            ("decoder.0.attention.output.bias", "decoder_blocks.0.layers.0.1.fn.to_out.0.bias"),
+            ("decoder_norm.weight", "decoder_norm.weight"),
+            ("prediction.weight", "decoder_pred.weight"),
+        ];
+        names.into_iter().for_each(|(path, name)| assert_eq!(autoencoder_name(path), name));
     }
 
     #[test]

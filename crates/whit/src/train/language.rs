@@ -17,6 +17,7 @@ use crate::models;
 use crate::nn::attention::{Attend, Batched};
 use crate::nn::decoder::{Decoder, DecoderConfig, Tokens};
 use crate::nn::vars::{Random, Source, Storage, Vars};
+use crate::nn::white::Initial;
 use crate::world::corpus::{Corpus, Limits};
 
 /// Windows of held-out text that are looked at during training.
@@ -84,7 +85,9 @@ impl LanguageRecipe {
         let storage = Storage::Dense(device.clone());
         let config = self.decoder_config()?;
         let (plain, seeded) = (Random { seed: self.seed }, Seeded::new(self.seed, &config));
+        let white = Initial { random: plain };
         let source: &dyn Source = match &seeded {
+            _ if config.white.is_some() => &white,
             Some(seeded) if self.seeded => seeded,
             _ => &plain,
         };

@@ -15,6 +15,7 @@ pub mod export;
 pub mod induction;
 pub mod language;
 pub mod log;
+pub mod mae;
 pub mod optimizer;
 pub mod pair;
 pub mod parameters;

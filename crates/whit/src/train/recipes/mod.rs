@@ -28,7 +28,7 @@ pub struct Compressor {
     pub squeeze: fn() -> SqueezeRecipe,
 }
 
-/// What a recipe for a classifier of pictures makes.
+/// What a recipe for a classifier of pictures makes, or one for a masked autoencoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Classifier {
     /// The word for it on the command line.
@@ -91,6 +91,14 @@ pub fn classifier(id: &str) -> Option<&'static Classifier> {
     CLASSIFIERS.iter().find(|recipe| recipe.id == id)
 }
 
+/// Every recipe for a masked autoencoder of pictures.
+pub static AUTOENCODERS: &[Classifier] = &[toy_crate::MAE];
+
+/// The recipe for a masked autoencoder called `id`.
+pub fn autoencoder(id: &str) -> Option<&'static Classifier> {
+    AUTOENCODERS.iter().find(|recipe| recipe.id == id)
+}
+
 /// Every recipe for a compressor.
 pub static COMPRESSORS: &[Compressor] = &[squeeze_en::RECIPE];
 
@@ -110,6 +118,7 @@ macro_rules! recipes {
 
 recipes! {
     block_lm: RECIPE PLAIN DENSE,
+    crate_lm: RECIPE PLAIN,
     distill: RECIPE,
     recall_lm: RECIPE DRAFT,
     rust_lm: RECIPE EXITS,

@@ -1,5 +1,5 @@
 //! `toy-crate` and `toy-vit-192`: a white-box transformer and a plain one of the same width and depth, on the same
-//! pictures of the toy world.
+//! pictures of the toy world; and `toy-crate-mae`, which learns to say what is in hidden patches of them.
 
 use serde_json::{Value, json};
 
@@ -20,6 +20,30 @@ pub(super) const PLAIN: Classifier = Classifier {
     summary: "a 2.7 M parameter vision transformer of the same width and depth, to compare with",
     vision: || recipe(plain(), 3e-4),
 };
+
+pub(super) const MAE: Classifier = Classifier {
+    id: "toy-crate-mae",
+    summary: "a 1.4 M parameter white-box masked autoencoder (CRATE-MAE) of scenes of the toy world",
+    vision: || recipe(mae(), 8e-4),
+};
+
+fn mae() -> Value {
+    json!({
+        "architectures": ["CrateMaeForPreTraining"],
+        "model_type": "crate_mae",
+        "hidden_size": 192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "ista": 0.1,
+        "lambd": 0.5,
+        "mask_ratio": 0.75,
+        "norm_pix_loss": false,
+        "image_size": 64,
+        "patch_size": 8,
+        "num_channels": 3,
+        "torch_dtype": "bfloat16",
+    })
+}
 
 fn white() -> Value {
     json!({
