@@ -156,7 +156,9 @@ mod tests {
         assert_eq!((svg.matches("<circle").count(), svg.matches("class=family").count()), (20, 1));
         assert!(!svg.contains("<0>") && !svg.contains("NaN"));
         let scale = Scale::of(&points);
-        assert!(points.iter().map(|one| scale.place(one)).all(|(x, y)| x <= WIDE && y >= 0.0 && y <= LOW));
+        assert!(
+            points.iter().map(|one| scale.place(one)).all(|(x, y)| x <= WIDE && (0.0..=LOW).contains(&y))
+        );
         assert!(!plot(&points[..1], ["cost", "gain"]).contains("NaN"));
     }
 }
