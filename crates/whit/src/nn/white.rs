@@ -33,8 +33,7 @@ impl Default for WhiteConfig {
     }
 }
 
-/// Variables before training: the deviations that the original's distributions have, those of PyTorch's layers, and 1
-/// for what is added to the tokens. Small vision transformers of other kinds learn much faster from them too.
+/// Variables of a white-box model before training: the deviations that the original's distributions have.
 #[derive(Clone, Copy, Debug)]
 pub struct Initial {
     /// Where they are drawn.

@@ -20,7 +20,7 @@ use crate::methods::{MethodError, Plan};
 use crate::models::{self, ModelError};
 use crate::nn::attention::Batched;
 use crate::nn::reduce::{Reduce, Reducing};
-use crate::nn::vars::{Random, Storage, Vars};
+use crate::nn::vars::{Random, Source, Storage, Vars};
 use crate::nn::vision::{Vision, VisionConfig};
 use crate::nn::white::Initial;
 use crate::world::folder::Folder;
@@ -98,10 +98,10 @@ impl VisionRecipe {
     /// # Errors
     /// If the configuration cannot be.
     pub fn model(&self, classes: &[String], device: &Device) -> Result<Vision, TrainError> {
-        let storage = Storage::Dense(device.clone());
-        let source = Initial { random: Random { seed: self.seed } };
+        let (storage, random) = (Storage::Dense(device.clone()), Random { seed: self.seed });
         let config = self.vision_config(classes)?;
-        Ok(Vision::new(config, &Vars::new(&source, &storage)).map_err(ModelError::from)?)
+        let source: &dyn Source = if config.block.white.is_some() { &Initial { random } } else { &random };
+        Ok(Vision::new(config, &Vars::new(source, &storage)).map_err(ModelError::from)?)
     }
 
     fn vision_config(&self, classes: &[String]) -> Result<VisionConfig, TrainError> {

@@ -21,7 +21,6 @@ use crate::nn::attention::Batched;
 use crate::nn::encoder::{Encoder, EncoderTokens};
 use crate::nn::vars::{Init, Random, Storage, Vars};
 use crate::nn::vision::Vision;
-use crate::nn::white::Initial;
 use crate::world::{Pictures, Scenes, World};
 use captions::Captions;
 
@@ -112,12 +111,12 @@ impl PairRecipe {
     /// # Errors
     /// If the configuration cannot be.
     pub fn model(&self, tokenizer: &Tokenizer, device: &Device) -> Result<Pair, TrainError> {
-        let storage = Storage::Dense(device.clone());
-        let [images, texts] = [0, 1].map(|more| Initial { random: Random { seed: self.seed + more } });
-        let [images, texts] = [&images, &texts].map(|source| Vars::new(source, &storage));
+        let (storage, source) = (Storage::Dense(device.clone()), Random { seed: self.seed });
         let settings = |error: ConfigError| ModelError::from(error);
         let (vision, text) = clip::configs(&self.config_json(tokenizer)).map_err(settings)?;
-        let scale = images.vector("logit_scale", 1, Init::Constant((1.0_f32 / 0.07).ln()));
+        let vars = Vars::new(&source, &storage);
+        let (images, texts) = (vars.at("vision_model"), vars.at("text_model"));
+        let scale = vars.vector("logit_scale", 1, Init::Constant((1.0_f32 / 0.07).ln()));
         Ok(Pair {
             vision: Vision::new(vision, &images).map_err(ModelError::from)?,
             text: Encoder::new(text, &texts).map_err(ModelError::from)?,

@@ -43,7 +43,7 @@ fn pair() -> PairRecipe {
         batch: 32,
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 5e-4, floor: 2e-5, warm_up: 100, steps: 4_000 },
+            schedule: Schedule { peak: 1e-3, floor: 2e-5, warm_up: 100, steps: 4_000 },
             optimizer: AdamW { weight_decay: 0.05, ..AdamW::default() },
             parts: 1,
             checkpoint_every: 200,

@@ -18,7 +18,7 @@ pub(super) const WHITE: Classifier = Classifier {
 pub(super) const PLAIN: Classifier = Classifier {
     id: "toy-vit-192",
     summary: "a 2.7 M parameter vision transformer of the same width and depth, to compare with",
-    vision: || recipe(plain(), 3e-4),
+    vision: || recipe(plain(), 5e-4),
 };
 
 pub(super) const MAE: Classifier = Classifier {
@@ -118,6 +118,6 @@ mod tests {
         let patch_norms = 2 * 192 + 2 * 192;
         let (white_block, plain_block) = (3 * square + 5 * 192, 12 * square + 13 * 192);
         assert_eq!(weights(recipe(white(), 8e-4)), ends + patch_norms + 6 * white_block);
-        assert_eq!(weights(recipe(plain(), 3e-4)), ends + (192 + 1) * 192 + 6 * plain_block);
+        assert_eq!(weights(recipe(plain(), 5e-4)), ends + (192 + 1) * 192 + 6 * plain_block);
     }
 }

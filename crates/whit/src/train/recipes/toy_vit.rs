@@ -11,13 +11,13 @@ use crate::train::vision::VisionRecipe;
 pub(super) const SMALL: Classifier = Classifier {
     id: "toy-vit",
     summary: "a 1.2 M parameter vision transformer that sorts scenes of the toy world",
-    vision: || vision([128, 6, 4], 3_000),
+    vision: || vision([128, 6, 4], 4_000),
 };
 
 pub(super) const LARGE: Classifier = Classifier {
     id: "toy-vit-4m",
     summary: "the same with 4 M parameters",
-    vision: || vision([192, 9, 6], 3_000),
+    vision: || vision([192, 9, 6], 4_000),
 };
 
 fn vision([width, layers, heads]: [usize; 3], steps: u64) -> VisionRecipe {
@@ -43,7 +43,7 @@ fn vision([width, layers, heads]: [usize; 3], steps: u64) -> VisionRecipe {
         patch_share: 1.0,
         seed: 1,
         settings: Settings {
-            schedule: Schedule { peak: 4e-4, floor: 2e-5, warm_up: 100, steps },
+            schedule: Schedule { peak: 5e-4, floor: 2e-5, warm_up: 100, steps },
             optimizer: AdamW { weight_decay: 0.05, ..AdamW::default() },
             parts: 1,
             checkpoint_every: 100,
