@@ -76,10 +76,13 @@ fn print(found: &CodingRates) -> String {
         vec![one.layer.to_string(), format!("{:.2}", one.rate), format!("{:.1} %", 100.0 * one.non_zero)]
     };
     let table = output::table(&["layer", "coding rate, nats", "not zero"], found.layers.iter().map(row));
+    let dead = found.layers.iter().filter(|one| one.non_zero == 0.0).map(|one| one.layer.to_string());
+    let dead = dead.collect::<Vec<_>>().join(", ");
+    let dead = if dead.is_empty() { dead } else { format!("\nNothing but zeros leaves layer {dead}.") };
     let change = |left: f64| format!("{:+.1} %", 100.0 * (left - 1.0));
     format!(
         "{table}\n\n{} images. From the first layer to the mean of the last third: coding rate {}, values that are not \
-         zero {}.",
+         zero {}.{dead}",
         found.images,
         change(found.rate_left),
         change(found.non_zero_left)

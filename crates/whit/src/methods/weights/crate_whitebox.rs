@@ -34,7 +34,7 @@ pub static SPEC: Spec = Spec {
     stages: &[StageKind::KvPolicy],
     claims: &[Claim { resource: Resource::KvRows, access: Access::Transform }],
     knobs: &[Knob {
-        name: "tied_cache",
+        name: "tied",
         kind: Kind::Flag,
         default: Value::Flag(true),
         off: Some(Value::Flag(false)),
@@ -84,6 +84,11 @@ What there is:
 - **Classifiers of images**, `\"model_type\": \"crate\"`, in the layout of the official checkpoints: everything that works
   on a vision transformer works on them (`whit classify`, `embed`, `forward`, token reducers, training). `ista`, `lambd`,
   `pool` and `tied_output` are fields of `config.json`. Recipes: `toy-crate`, and `toy-vit-192` to compare with.
+- **Masked autoencoders of images**, `\"model_type\": \"crate_mae\"`, in the layout of the official checkpoints. The encoder
+  sees every place, hidden ones with a mask in them; each block of the decoder undoes one of the encoder's: a linear map,
+  then the attention with a minus in front. `whit forward` reconstructs, `whit embed` uses the encoder. Recipe:
+  `toy-crate-mae`.
+- **Text encoders**, `\"model_type\": \"crate_bert\"`: BERT's fields and names with such blocks.
 - **Language models**, `\"model_type\": \"crate_gpt\"`: GPT-2 with such blocks, a causal mask and no norm behind the last
   block, in the layout of the official code. Recipe: `crate-lm`. This method halves what their cache holds in keys and
   values; where a head keeps its rows once, whatever merges rows of keys and values apart (`cam`, `ems`) gives that head
@@ -97,7 +102,7 @@ What there is:
 Where weights, not accuracy, are what is short: at the same width and depth a white-box model is smaller and faster, and
 less accurate. By the paper's own figures a ViT of as many weights is better: CRATE-B with 22.8 M has 70.8 %, ViT-S with
 22 M has 72.4 %. What one gets for it is that each layer can be measured against what it is for, and a cache of half the
-size. `tied_cache` costs nothing where it fits, and is refused where keys are not values.
+size. `tied` costs nothing where it fits, and is refused where keys are not values.
 
 ## What is ours
 
@@ -115,8 +120,8 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
     }
     Err(MethodError::Unfit {
         method: SPEC.id,
-        knob: "tied_cache",
-        value: knobs.flag("tied_cache").to_string(),
+        knob: "tied",
+        value: knobs.flag("tied").to_string(),
         reason: format!(
             "in {} keys and values are not the same (`model_type` crate_gpt in config.json)",
             model.architecture
@@ -209,7 +214,7 @@ mod tests {
         let (plain, _) = run(&model, &[], &[1, 2, 3]);
         for methods in [
             &["crate-whitebox"][..],
-            &["crate-whitebox:tied_cache=false"],
+            &["crate-whitebox:tied=false"],
             &["token-recycling:tree=12,tune=false", "crate-whitebox"],
             &["prompt-lookup", "crate-whitebox"],
         ] {
