@@ -52,6 +52,8 @@ fn main() -> Outcome<()> {
         usize::MAX,
     )?;
     bench.report("SpecKV, a tenth", &target, Some(format!("spec-kv:capacity={few}")), usize::MAX)?;
+    let sparse = format!("spec-kv:evict=false,band=128,columns={quarter}");
+    bench.report("SpecKV, read sparsely, nothing dropped", &target, Some(sparse), usize::MAX)?;
     bench.report("the last quarter", &target, None, quarter)?;
     bench.report("SpecPC, a quarter", &target, Some(format!("spec-pc:capacity={quarter}")), usize::MAX)?;
     let both = format!("spec-kv:capacity={few},prompt={}", tokens / 2);
