@@ -11,9 +11,9 @@ pub const RUST_LM: Embedded = Embedded {
 };
 
 /// A small classifier of the toy world's scenes.
-pub const TOY_VIT: Embedded = Embedded {
-    name: "toy-vit",
-    config: include_bytes!("../../../models/toy-vit/config.json"),
-    weights: include_bytes!("../../../models/toy-vit/model.safetensors"),
+pub const TOY_CRATE: Embedded = Embedded {
+    name: "toy-crate",
+    config: include_bytes!("../../../models/toy-crate/config.json"),
+    weights: include_bytes!("../../../models/toy-crate/model.safetensors"),
     tokenizer: None,
 };

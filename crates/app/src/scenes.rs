@@ -1,4 +1,4 @@
-//! Scenes of the toy world that `whit train toy-vit` keeps from training: for it and its kin to be shown and measured on.
+//! Scenes of the toy world that `whit train toy-crate` keeps from training: for it and its kin to be shown and measured on.
 
 use whit::embed::Classifier;
 use whit::load::image::Picture;
@@ -7,9 +7,9 @@ use whit::world::World;
 
 use crate::error::AppError;
 
-/// The world of the recipe `toy-vit`, and how many of its scenes are held out.
+/// The world of the recipe `toy-crate`, and how many of its scenes are held out.
 pub fn world() -> Result<(World, usize), AppError> {
-    let recipe = recipes::classifier("toy-vit").map(|recipe| (recipe.vision)());
+    let recipe = recipes::classifier("toy-crate").map(|recipe| (recipe.vision)());
     let recipe = recipe.ok_or_else(|| other("there is no recipe for pictures of the toy world"))?;
     Ok((recipe.world().map_err(AppError::from)?, recipe.held_out))
 }

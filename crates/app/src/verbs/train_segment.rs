@@ -20,13 +20,13 @@ use whit::train::segment::{self, Quality, Segmentation, Segmenter};
 
 use super::train::{Arguments, learn};
 use crate::context::Context;
-use crate::embedded::TOY_VIT;
+use crate::embedded::TOY_CRATE;
 use crate::error::AppError;
 use crate::{output, scenes};
 
 /// The recipe's name, and a line about it.
 pub const ID: &str = "toy-segment";
-pub const SUMMARY: &str = "toy-vit with a linear head that tells what each patch of a scene shows";
+pub const SUMMARY: &str = "toy-crate with a linear head that tells what each patch of a scene shows";
 
 /// The share of the multiplications that the methods are measured at, and what is measured.
 const SHARE: f64 = 0.7;
@@ -43,7 +43,7 @@ struct Found {
 
 /// Trains the head, measures it with and without methods, and writes it with its card.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<(), AppError> {
-    let files = TOY_VIT.open()?;
+    let files = TOY_CRATE.open()?;
     let device = Device::flex().autodiff();
     let storage = Storage::Dense(device.clone());
     let backbone = models::vision::vision(&files.config, files.weights.as_ref(), &storage, &|_| {})?;

@@ -16,7 +16,7 @@ use whit::world::folder::Folder;
 
 use super::{Output, rows, write_page};
 use crate::context::Context;
-use crate::embedded::TOY_VIT;
+use crate::embedded::TOY_CRATE;
 use crate::error::AppError;
 use crate::interrupt;
 use crate::model::{ModelArguments, bar};
@@ -24,7 +24,7 @@ use crate::scenes::Scenes;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// A model folder, or a name on the hub [default: the embedded toy-vit]
+    /// A model folder, or a name on the hub [default: the embedded toy-crate]
     #[arg(short, long, value_name = "DIR|NAME")]
     model: Option<String>,
 
@@ -82,7 +82,7 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     let model = arguments.model();
     let files = match &arguments.model {
         Some(_) => model.files()?,
-        None => TOY_VIT.open()?,
+        None => TOY_CRATE.open()?,
     };
     let facts = models::facts(&files.config)?;
     let classifier = Classifier::new(&files, &model.storage(&files, context)?)?;
@@ -115,7 +115,7 @@ fn plan(methods: &str, facts: &ModelFacts) -> Result<Plan, AppError> {
 impl Arguments {
     fn model(&self) -> ModelArguments {
         ModelArguments {
-            model: self.model.clone().unwrap_or_else(|| TOY_VIT.name.to_owned()),
+            model: self.model.clone().unwrap_or_else(|| TOY_CRATE.name.to_owned()),
             dtype: self.dtype.clone(),
             offline: self.offline,
             revision: None,

@@ -1,4 +1,4 @@
-//! The tour's second half: scenes of the toy world, named by the embedded vision transformer with all their patches
+//! The tour's second half: scenes of the toy world, named by the embedded white-box transformer with all their patches
 //! and with those merged that are alike.
 
 use whit::embed::Classifier;
@@ -14,7 +14,7 @@ use whit::models;
 use whit::nn::vars::{Precision, Storage};
 
 use super::plan;
-use crate::embedded::TOY_VIT;
+use crate::embedded::TOY_CRATE;
 use crate::error::AppError;
 use crate::output;
 use crate::scenes::Scenes;
@@ -39,7 +39,7 @@ pub struct Pictures {
 type Scene = (Picture, usize);
 
 pub fn run() -> Result<Pictures, AppError> {
-    let files = TOY_VIT.open()?;
+    let files = TOY_CRATE.open()?;
     let facts = models::facts(&files.config)?;
     let classifier = Classifier::new(&files, &Storage::Packed(Precision::Native))?;
     let (plain, merging) = (plan(&[], &facts)?, plan(&[METHOD], &facts)?);
@@ -47,7 +47,7 @@ pub fn run() -> Result<Pictures, AppError> {
     let scenes: Vec<Scene> = (0..BATCH * BATCHES).map(|number| held_out.picture(number)).collect();
     let trace = traced(&scenes[..SHOWN], &classifier, &merging)?;
     let truth = scenes[..SHOWN].iter().map(|(_, class)| classifier.labels()[*class].clone()).collect();
-    let setting = Setting::here(TOY_VIT.name.into(), "native".into(), true, BATCHES);
+    let setting = Setting::here(TOY_CRATE.name.into(), "native".into(), true, BATCHES);
     let task = VisionTask { model: classifier.images(), setting };
     let mut batches = scenes.chunks(BATCH);
     let mut next = || -> Result<Option<Labelled>, AppError> {
@@ -70,7 +70,7 @@ fn traced(scenes: &[Scene], classifier: &Classifier, plan: &Plan) -> Result<Trac
     let before = classifier.classify(&pictures, usize::MAX, &mut |_| None);
     let after = classifier.classify(&pictures, 3, &mut |images| Some(passes.watched(images, &recorder)));
     passes.finish()?;
-    let mut trace = Trace::new(TOY_VIT.name.to_owned(), config);
+    let mut trace = Trace::new(TOY_CRATE.name.to_owned(), config);
     let found = before.into_iter().zip(after).zip(recorder.take());
     for ((picture, (_, class)), ((before, after), history)) in pictures.iter().zip(scenes).zip(found) {
         trace.add(format!("a {}", classifier.labels()[*class]), picture, history, [before, after]);
@@ -93,7 +93,7 @@ impl Pictures {
         let guesses = output::table(&["picture of", "plain", METHOD], guesses);
         let table = output::table(&write::head(&self.records), self.records.iter().map(write::row));
         format!(
-            "The embedded vision transformer named pictures with all their patches, and with {METHOD}:\n\n{guesses}\n\n{table}"
+            "The embedded white-box transformer named pictures with all their patches, and with {METHOD}:\n\n{guesses}\n\n{table}"
         )
     }
 
