@@ -34,6 +34,21 @@ pub fn features() -> Features {
     *FOUND.get_or_init(|| limit(detect(), std::env::var("WHIT_SIMD").ok().as_deref()))
 }
 
+/// Asks for values that will be read soon, where the processor does not look ahead by itself.
+#[inline]
+pub(crate) fn prefetch<T>(values: &[T]) {
+    for value in values.iter().step_by((64 / size_of::<T>().max(1)).max(1)) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: prefetching has no effect but on the caches; SSE is always there.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = value;
+    }
+}
+
 /// The level of this processor; see [`features`].
 pub fn level() -> Level {
     features().level

@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::buffer::Buffer;
 use super::mask::{Span, Visible, ones};
 use super::scores::RawScores;
-use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing, prefetch};
+use super::tile::{Kernels, Product, ROW_GROUP, Score, Start, Weighing};
 use super::{HeadView, KEY_BLOCK, KEY_CHUNK};
 use crate::parallel::{self, Shared};
+use crate::simd::prefetch;
 
 /// Rows of one task: enough to use a packed block of keys many times.
 const TASK_ROWS: usize = 8 * ROW_GROUP;

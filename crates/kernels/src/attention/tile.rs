@@ -273,22 +273,6 @@ level!(avx2, Wide, #[target_feature(enable = "avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
 level!(avx512, Wider, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]);
 
-/// Asks for a row that will be read soon: one query has too little to do with each for the processor to
-/// look ahead by itself.
-#[inline]
-pub(super) fn prefetch(row: &[f32]) {
-    for value in row.iter().step_by(16) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: prefetching has no effect but on the caches; SSE is always there.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = value;
-    }
-}
-
 /// # Safety
 /// As [`Lanes`], and `product` is checked; likewise for the functions below.
 #[inline(always)]

@@ -5,7 +5,7 @@
 //! `y = sum over experts i of (a_i SiLU(x U_i^T)) D_i^T`, where `a` `[experts]` are the gates, `U_i`
 //! is `[size, width]` and `D_i` `[width, size]`.
 //!
-//! The sum runs over the experts in order, each one's part on its own. An expert whose gate is zero
+//! The sum runs over the experts in order, and goes on from what is there. An expert whose gate is zero
 //! adds zero, so leaving it out changes no bit, and neither does the company that a token is in.
 
 mod gated;

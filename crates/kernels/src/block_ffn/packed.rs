@@ -2,15 +2,16 @@
 
 use super::{BlockFfnError, Sizes};
 use crate::activation::Activation;
-use crate::linear::panel::{PANEL, Ready};
+use crate::linear::panel::{PANEL, Ready, Start};
 use crate::linear::{PackedLinear, WeightType};
 use crate::parallel;
 
 /// Rows that go through the block together: what lies between the two projections stays in the caches.
 const ROWS: usize = 128;
 
-/// Panels of sums that stay in the first-level cache while the experts are added to them.
-const SUMS: usize = 128;
+/// Panels of sums, one a row, that stay in the second-level cache while the experts are added to them. Of each
+/// expert so many panels are read in one run, and short runs fetch much that is not read.
+const SUMS: usize = 512;
 
 /// The experts of one block.
 #[derive(Debug)]
@@ -152,13 +153,13 @@ impl Packed {
             slot[0] = Some(self.rise(x, &whole, gates, &visits[index]));
         });
         let panels = self.down[0].panel_count();
-        let size = (SUMS / rows.max(1)).clamp(1, panels.div_ceil(4 * parallel::threads()));
+        let size = (SUMS / rows.max(1)).clamp(1, panels.div_ceil(2 * parallel::threads()));
         let mut parts: Vec<Vec<f32>> = vec![Vec::new(); panels.div_ceil(size)];
         parallel::pieces(&mut parts, 1, |index, part| {
             let range = index * size..panels.min((index + 1) * size);
             part[0] = self.fall(range.start, range.len(), rows, visits, &inner);
         });
-        self.gather(&parts, size * PANEL, out);
+        self.gather(&parts, out);
     }
 
     /// `a_i SiLU(x U_i^T)` for the rows of one expert, ready for its down-projection.
@@ -171,7 +172,7 @@ impl Packed {
         let mut inner = vec![0.0; count * size];
         let mut tile = vec![0.0; count * PANEL];
         for panel in 0..up.panel_count() {
-            up.multiply_panel(panel, ready, &mut tile);
+            up.multiply_panels(panel, ready, &mut tile, Start::Zero);
             Activation::Silu.in_place(&mut tile);
             let columns = panel * PANEL..size.min((panel + 1) * PANEL);
             for ((tile, inner), row) in
@@ -184,7 +185,7 @@ impl Packed {
         self.down[visit.expert].ready(&inner, count)
     }
 
-    /// The sum over the experts of `count` panels from `first` on: `[rows, count * 32]`.
+    /// The sum over the experts of `count` panels from `first` on: `[count, rows, 32]`.
     fn fall(
         &self,
         first: usize,
@@ -193,30 +194,52 @@ impl Packed {
         visits: &[Visit],
         inner: &[Option<Ready>],
     ) -> Vec<f32> {
-        let mut sums = vec![0.0; rows * count * PANEL];
-        let mut tile = vec![0.0; rows * PANEL];
-        for (visit, ready) in visits.iter().zip(inner.iter().flatten()) {
-            for panel in 0..count {
-                self.down[visit.expert].multiply_panel(first + panel, ready, &mut tile);
-                for (tile, row) in tile.chunks_exact(PANEL).zip(&visit.rows) {
-                    let sums = &mut sums[(row * count + panel) * PANEL..][..PANEL];
-                    sums.iter_mut().zip(tile).for_each(|(sum, value)| *sum += value);
-                }
+        let mut sums = vec![0.0; count * rows * PANEL];
+        let mut own = Vec::new();
+        for (index, (visit, ready)) in visits.iter().zip(inner.iter().flatten()).enumerate() {
+            if let Some(next) = visits.get(index + 1) {
+                self.down[next.expert].prefetch_panel(first);
+            }
+            let (down, few) = (&self.down[visit.expert], visit.rows.len());
+            if few == rows {
+                down.multiply_panels(first, ready, &mut sums, Start::There);
+                continue;
+            }
+            own.resize(count * few * PANEL, 0.0);
+            for (sums, own) in sums.chunks_exact(rows * PANEL).zip(own.chunks_exact_mut(few * PANEL)) {
+                copy_rows(visit.rows.iter().copied(), 0.., sums, own);
+            }
+            down.multiply_panels(first, ready, &mut own, Start::There);
+            for (sums, own) in sums.chunks_exact_mut(rows * PANEL).zip(own.chunks_exact(few * PANEL)) {
+                copy_rows(0.., visit.rows.iter().copied(), own, sums);
             }
         }
         sums
     }
 
-    /// Puts the parts side by side; all but the last have `columns` columns.
-    fn gather(&self, parts: &[Vec<f32>], columns: usize, out: &mut [f32]) {
+    /// Puts the parts side by side.
+    fn gather(&self, parts: &[Vec<f32>], out: &mut [f32]) {
         let width = self.sizes.width;
         let rows = out.len() / width;
-        for (row, out) in out.chunks_exact_mut(width).enumerate() {
-            for (part, out) in parts.iter().zip(out.chunks_mut(columns)) {
-                out.copy_from_slice(&part[row * (part.len() / rows)..][..out.len()]);
+        let panels = parts.iter().flat_map(|part| part.chunks_exact(rows * PANEL));
+        for (panel, sums) in panels.enumerate() {
+            let columns = panel * PANEL..width.min((panel + 1) * PANEL);
+            for (out, sums) in out.chunks_exact_mut(width).zip(sums.chunks_exact(PANEL)) {
+                out[columns.clone()].copy_from_slice(&sums[..columns.len()]);
             }
         }
     }
+}
+
+/// Copies rows of a panel's results to others.
+fn copy_rows(
+    from: impl Iterator<Item = usize>,
+    to: impl Iterator<Item = usize>,
+    source: &[f32],
+    target: &mut [f32],
+) {
+    let place = |row: usize| row * PANEL..(row + 1) * PANEL;
+    from.zip(to).for_each(|(from, to)| target[place(to)].copy_from_slice(&source[place(from)]));
 }
 
 fn gathered(x: &[f32], width: usize, rows: &[usize]) -> Vec<f32> {

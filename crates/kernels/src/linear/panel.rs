@@ -4,12 +4,14 @@
 //! A row has the same bits as in [`PackedLinear::forward`]'s sum over the same inputs, whatever the
 //! other rows are.
 
+use std::ops::Range;
+
 use super::activations::{Activations, Sharing};
 use super::blocks::GROUP;
 use super::multiply::sharing;
 use super::panels::WIDTH;
 use super::quantized::Quantized;
-use super::tile::Call;
+use super::tile::{AHEAD, Call};
 use super::{PackedLinear, Weights, lanes};
 use crate::matmul::pack::{Matrix, Words};
 use crate::matmul::product::{pack_left, share};
@@ -20,6 +22,15 @@ use crate::simd;
 pub(crate) const PANEL: usize = 32;
 
 const _: () = assert!(PANEL == COLUMNS && PANEL == WIDTH);
+
+/// What a product with a panel is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nothing.
+    Zero,
+    /// What is there.
+    There,
+}
 
 /// Rows of activations, made ready for the layers of one type and width.
 #[derive(Debug)]
@@ -63,21 +74,51 @@ impl PackedLinear {
         Ready(Form::Words { words, rows, depth, tiles })
     }
 
-    /// Multiplies the rows with panel `panel` into `out` (`[rows, 32]`); outputs beyond the last are zero.
+    /// Asks for the beginning of panel `panel`, which will be read soon but not behind the one before it.
+    pub(crate) fn prefetch_panel(&self, panel: usize) {
+        match &self.weights {
+            Weights::Quantized(weights) => {
+                let bytes = &weights.panels.bytes()[panel * weights.panels.panel..];
+                simd::prefetch(&bytes[..bytes.len().min(AHEAD)]);
+            }
+            Weights::Sparse(_) => {}
+            _ => {
+                let words = self.words(panel);
+                simd::prefetch(&words[..words.len().min(AHEAD / size_of::<u32>())]);
+            }
+        }
+    }
+
+    /// Multiplies the rows with panels from `first` on, as many as `out` has room for (`[panels, rows, 32]`), or
+    /// adds to what is there; outputs beyond the last are zero, or left.
     ///
     /// # Panics
-    /// If `rows` were made ready for another type or width, or `out` is too short.
-    pub(crate) fn multiply_panel(&self, panel: usize, rows: &Ready, out: &mut [f32]) {
+    /// If `rows` were made ready for another type or width, or there are fewer panels.
+    pub(crate) fn multiply_panels(&self, first: usize, rows: &Ready, out: &mut [f32], start: Start) {
         match (&self.weights, &rows.0) {
-            (Weights::Quantized(weights), Form::Quantized(rows)) => quantized(weights, panel, rows, out),
-            (Weights::F32(weights), Form::Words { .. }) => tiles(weights.panel(panel), rows, out),
-            (Weights::Bf16(weights), Form::Words { .. }) => tiles(weights.panel(panel), rows, out),
+            (Weights::Quantized(weights), Form::Quantized(rows)) => {
+                quantized(weights, first, rows, out, start);
+            }
+            (_, Form::Words { rows: count, .. }) => {
+                for (index, out) in out.chunks_exact_mut(count * PANEL).enumerate() {
+                    tiles(self.words(first + index), rows, out, start);
+                }
+            }
+            _ => panic!("the rows were made ready for another type than {}", self.kind),
+        }
+    }
+
+    /// A panel that tiles of words take.
+    fn words(&self, panel: usize) -> &[u32] {
+        match &self.weights {
+            Weights::F32(weights) => weights.panel(panel),
+            Weights::Bf16(weights) => weights.panel(panel),
             _ => panic!("the rows were made ready for another type than {}", self.kind),
         }
     }
 }
 
-fn tiles(panel: &[u32], ready: &Ready, out: &mut [f32]) {
+fn tiles(panel: &[u32], ready: &Ready, out: &mut [f32], start: Start) {
     let Form::Words { words, rows, depth, tiles } = &ready.0 else { return };
     let (rows, depth) = (*rows, *depth);
     assert!(panel.len() == depth * PANEL && out.len() >= rows * PANEL, "a panel does not fit its rows");
@@ -89,7 +130,7 @@ fn tiles(panel: &[u32], ready: &Ready, out: &mut [f32]) {
             right: panel.as_ptr(),
             out: out[lines.start * PANEL..].as_mut_ptr(),
             stride: PANEL,
-            accumulate: false,
+            accumulate: start == Start::There,
         };
         // SAFETY: `words` holds `depth` words for each of the rows, `panel` and `out` have the lengths
         // checked above, and `tiles` are those of this processor.
@@ -97,32 +138,41 @@ fn tiles(panel: &[u32], ready: &Ready, out: &mut [f32]) {
     }
 }
 
-fn quantized(weights: &Quantized, panel: usize, rows: &Activations, out: &mut [f32]) {
-    assert!(rows.groups == weights.panels.groups && out.len() >= rows.rows * PANEL, "rows of another width");
+fn quantized(weights: &Quantized, first: usize, rows: &Activations, out: &mut [f32], start: Start) {
+    assert!(rows.groups == weights.panels.groups, "rows of another width");
     let (level, body) = (lanes::level(simd::features()), weights.body());
-    let by_row = sharing(weights) == Sharing::Row;
-    for tile in rows.tiles() {
-        let element = tile.start * rows.groups;
-        let scale = if by_row { tile.start } else { element };
-        let call = Call {
-            panel: weights.panels.bytes()[panel * weights.panels.panel..].as_ptr(),
-            groups: rows.groups,
-            levels: rows.levels[element * GROUP..].as_ptr(),
-            scales: rows.scales[scale..].as_ptr(),
-            sums: rows.sums.get(element..).map_or(std::ptr::null(), <[f32]>::as_ptr),
-            negative_sums: rows.negative_sums[scale..].as_ptr(),
-            negative_halves: rows
-                .negative_halves
-                .get(element..)
-                .map_or(std::ptr::null(), |x| x.as_ptr().cast()),
-            out: out[tile.start * PANEL..].as_mut_ptr(),
-            outputs: PANEL,
-            width: PANEL,
-            bias: std::ptr::null(),
-            ..Call::default()
-        };
-        // SAFETY: the processor has the level; the pointers are those of element `element` of arrays that
-        // hold all rows, of a panel of the same number of groups, and of `rows` whole panels' results.
-        unsafe { body(level, tile.len(), &call) };
+    let calls: Vec<(Range<usize>, Call)> =
+        rows.tiles().map(|tile| (tile.clone(), call(weights, rows, tile.start, start))).collect();
+    let panels = weights.panels.bytes().chunks_exact(weights.panels.panel).skip(first);
+    let outs = out.chunks_exact_mut(rows.rows * PANEL);
+    assert!(panels.len() >= outs.len(), "a layer of fewer panels");
+    for (panel, out) in panels.zip(outs) {
+        for (tile, call) in &calls {
+            let call = Call { panel: panel.as_ptr(), out: out[tile.start * PANEL..].as_mut_ptr(), ..*call };
+            // SAFETY: the processor has the level; the pointers are those of the tile's first element of arrays
+            // that hold all rows, of a panel of the same number of groups, and of `rows` results of a panel.
+            unsafe { body(level, tile.len(), &call) };
+        }
+    }
+}
+
+/// The multiplication of the tile whose first row is `first`, without the panel and the results.
+fn call(weights: &Quantized, rows: &Activations, first: usize, start: Start) -> Call {
+    let element = first * rows.groups;
+    let scale = if sharing(weights) == Sharing::Row { first } else { element };
+    Call {
+        groups: rows.groups,
+        levels: rows.levels[element * GROUP..].as_ptr(),
+        scales: rows.scales[scale..].as_ptr(),
+        sums: rows.sums.get(element..).map_or(std::ptr::null(), <[f32]>::as_ptr),
+        negative_sums: rows.negative_sums[scale..].as_ptr(),
+        negative_halves: rows
+            .negative_halves
+            .get(element..)
+            .map_or(std::ptr::null(), |halves| halves.as_ptr().cast()),
+        outputs: PANEL,
+        width: PANEL,
+        accumulate: start == Start::There,
+        ..Call::default()
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Call {
     pub width: usize,
     /// The first output's bias, or null.
     pub bias: *const f32,
+    /// Whether the results are added to what is there: of whole panels without a bias.
+    pub accumulate: bool,
 }
 
 impl Default for Call {
@@ -63,6 +65,7 @@ impl Default for Call {
             outputs: 0,
             width: 0,
             bias: null(),
+            accumulate: false,
         }
     }
 }
@@ -115,7 +118,7 @@ impl<F: Layout> Body for Blocks<F> {
 
 /// How far ahead of the multiplication the weights are fetched, in bytes: enough to hide the memory's
 /// latency behind the arithmetic of several rows.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
 /// Fetches what lies [`AHEAD`] of `bytes` bytes. A panel is one forward stream, and so is a run of
 /// panels.
@@ -335,6 +338,9 @@ pub(super) unsafe fn scale_rows<L: Lanes, const R: usize>(call: &Call, totals: &
 pub(super) unsafe fn store<L: Lanes, const R: usize>(call: &Call, totals: &Totals<L, R>) {
     // SAFETY: as the caller promises; only `width` of the panel's outputs are written.
     unsafe {
+        if call.accumulate {
+            return add::<L, R>(call, totals);
+        }
         for (row, totals) in totals.iter().enumerate() {
             let out = call.out.add(row * call.outputs);
             let mut values = [0.0f32; WIDTH];
@@ -350,6 +356,20 @@ pub(super) unsafe fn store<L: Lanes, const R: usize>(call: &Call, totals: &Total
                 out.cast::<[f32; WIDTH]>().write(values);
             } else {
                 std::ptr::copy_nonoverlapping(values.as_ptr(), out, call.width);
+            }
+        }
+    }
+}
+
+/// Adds the totals to what is there, of a whole panel.
+#[inline(always)]
+unsafe fn add<L: Lanes, const R: usize>(call: &Call, totals: &Totals<L, R>) {
+    // SAFETY: as the caller promises; a call that accumulates is for all outputs of the panel.
+    unsafe {
+        for (row, totals) in totals.iter().enumerate() {
+            for (slice, total) in totals.iter().enumerate() {
+                let out = call.out.add(row * call.outputs + slice * LANES);
+                L::put(out, L::plus(L::floats(out), *total, L::splat(&1.0)));
             }
         }
     }
