@@ -46,7 +46,7 @@ fn every_token_reducer_works_on_a_white_box() {
     for spec in METHODS.iter().filter(|spec| spec.models.contains(&ModelKind::Vision) && !spec.is_offline()) {
         for (knob, off) in spec.knobs.iter().filter_map(|knob| Some((knob, knob.off.clone()?))) {
             let off = format!("{}:{}={off}", spec.id, knob.name);
-            assert_eq!(scores(&model, &[off.clone()], &[1, 2]), baseline, "{off}");
+            assert_eq!(scores(&model, std::slice::from_ref(&off), &[1, 2]), baseline, "{off}");
         }
         let method = [spec.id.to_owned()];
         let together = scores(&model, &method, &[1, 2]);
