@@ -257,7 +257,7 @@ impl Made {
         let name = files.origin.to_string();
         let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let pooling = pooling.map(|name| format!("{name:?}").to_lowercase());
-        let with = plan.parts().iter().map(|part| part.knobs.to_string()).collect();
+        let with = plan.parts().iter().map(|part| format!("{}:{}", part.spec().id, part.knobs)).collect();
         Self { model: format!("{name} {print:016x}"), pooling, with }
     }
 }

@@ -243,8 +243,10 @@ impl VisionRecord {
     }
 
     fn point(&self, cost: f64) -> Point {
-        let family = self.methods.split(':').next().unwrap_or_default().to_owned();
-        Point { name: self.name.clone(), family, cost, gain: self.quality() }
+        // `NAME at 60 %` is a pace of the variant NAME; without one, knobs tell the variants of a method apart.
+        let variant = self.name.rsplit_once(" at ").map(|(variant, _)| variant);
+        let family = variant.unwrap_or_else(|| self.methods.split(':').next().unwrap_or_default());
+        Point { name: self.name.clone(), family: family.to_owned(), cost, gain: self.quality() }
     }
 }
 
