@@ -88,7 +88,9 @@ impl PairRecipe {
     pub fn tokenizer(&self, scenes: &Scenes, path: &std::path::Path) -> Result<Tokenizer, TrainError> {
         if !path.is_file() {
             let captions = captions::texts(scenes, 0..READ);
-            let json = vocabulary::words(&captions, vocabulary::CLIP)?.to_string(false).map_err(TrainError::Tokenizer)?;
+            let json = vocabulary::words(&captions, vocabulary::CLIP)?
+                .to_string(false)
+                .map_err(TrainError::Tokenizer)?;
             write_whole(path, json.as_bytes())?;
         }
         Ok(Tokenizer::open(path)?)
