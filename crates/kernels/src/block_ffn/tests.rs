@@ -41,6 +41,13 @@ impl Case {
         (out, touched)
     }
 
+    /// What the formula gives, and the largest of it.
+    fn formula(&self) -> (Vec<f64>, f64) {
+        let values = self.reference();
+        let largest = values.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+        (values, largest)
+    }
+
     fn reference(&self) -> Vec<f64> {
         reference(self.sizes, [&self.up, &self.down], &self.x, &self.gates)
     }
@@ -111,9 +118,9 @@ fn every_type_holds_every_size() {
             let (sparse, _) = case.run(&packed, &Reach::Active);
             let (dense, _) = case.run(&packed, &Reach::All);
             assert_eq!(sparse, dense, "{kind}");
-            let scale = case.reference().iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            let (wanted, scale) = case.formula();
             let tolerance = if kind == WeightType::F32 { 1e-5 } else { 0.2 };
-            assert_near(&sparse, &case.reference(), tolerance, scale);
+            assert_near(&sparse, &wanted, tolerance, scale);
         }
     }
 }
@@ -143,7 +150,9 @@ proptest! {
         let (dense, all) = case.run(&packed, &Reach::All);
         prop_assert_eq!(&sparse, &dense);
         prop_assert!(touched.pairs <= all.pairs && all.pairs == rows * experts);
-        assert_near(&sparse, &case.reference(), 1e-5, 1.0);
+        // A sum of thousands of terms is as exact as the largest of its kind, not as itself.
+        let (wanted, floor) = case.formula();
+        assert_near(&sparse, &wanted, 1e-5, floor.max(1.0));
         // A token has the same bits alone.
         for row in [0, rows / 2, rows - 1] {
             let mut alone = vec![0.0; width];
