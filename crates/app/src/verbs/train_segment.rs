@@ -1,4 +1,4 @@
-//! `whit train toy-segment`: the embedded vision transformer with a dense head, and what methods cost it.
+//! `whit train toy-segment`: the embedded white-box transformer with a dense head, and what methods cost it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub const SUMMARY: &str = "toy-crate with a linear head that tells what each pat
 /// The share of the multiplications that the methods are measured at, and what is measured.
 const SHARE: f64 = 0.7;
 const PICTURES: usize = 1_000;
-const METHODS: [&str; 5] = ["tome", "token-transforming:anchors=mixed", "evit", "top-k-prune", "random-drop"];
+const METHODS: [&str; 5] = ["tome", "token-transforming", "evit", "top-k-prune", "random-drop"];
 
 /// What the head finds with a method.
 #[derive(Debug, Serialize)]
@@ -80,10 +80,9 @@ fn measure(
         |methods: &[String]| -> Result<Plan, AppError> { Ok(Plan::new(&Selection::parse(methods)?, facts)?) };
     let mut all = vec![found("plain".into(), &plan(&[])?)?];
     for method in METHODS {
-        let joint = if method.contains(':') { ',' } else { ':' };
-        let listed = |list: &str| plan(&[format!("{method}{joint}list={list}")]);
+        let listed = |list: &str| plan(&[format!("{method}:list={list}")]);
         let list = paced(images, SHARE, &listed)?;
-        all.push(found(format!("{method}{joint}list={list}"), &listed(&list)?)?);
+        all.push(found(format!("{method}:list={list}"), &listed(&list)?)?);
     }
     Ok(all)
 }
@@ -114,7 +113,7 @@ fn write(
     let card = folder.join("README.md");
     let table: String = found.iter().map(|found| format!("| {} |\n", row(found).join(" | "))).collect();
     let text = format!(
-        "# {ID}\n\nToy-vit, trained on to tell what each patch of a scene shows, with a linear layer for it \
+        "# {ID}\n\nToy-crate, trained on to tell what each patch of a scene shows, with a linear layer for it \
          (`head.safetensors`). Made by `whit train {ID}` in {} steps and {:.0} seconds. Methods are undone before the layer: \
          what was merged gets the state of the token that it went into, what was dropped keeps the state in which it was \
          dropped.\n\n| {} |\n|---|---|---|---|\n{table}\nClasses: {}.\n",

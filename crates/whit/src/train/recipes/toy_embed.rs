@@ -12,7 +12,7 @@ use crate::world::topics::Topics;
 
 pub(super) const RECIPE: Sentences = Sentences {
     id: "toy-embed",
-    summary: "a 0.9 M parameter encoder that places short texts about one made-up topic near each other",
+    summary: "a 0.8 M parameter encoder that places short texts about one made-up topic near each other",
     sentences,
 };
 
