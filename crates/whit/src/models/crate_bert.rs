@@ -2,12 +2,12 @@
 //! official files; here they have BERT's fields and names, `"model_type": "crate_bert"`, and a dictionary
 //! `encoder.layer.N.output.dictionary.weight` in the place of the feed-forward part.
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{self, ConfigError};
+use super::config::ConfigError;
 use super::encoder::{EncoderArchitecture, Kin, bert_config};
 use super::names::{Names, part};
+use super::white_box::White;
 use crate::nn::block::BlockConfig;
 use crate::nn::encoder::{Counting, EncoderConfig};
 use crate::nn::white::WhiteConfig;
@@ -22,21 +22,9 @@ const NAMES: &[Names] = &[Names {
     parts: &[part("classifier", "^classifier")],
 }];
 
-#[derive(Deserialize)]
-struct White {
-    ista: Option<f32>,
-    lambd: Option<f32>,
-    tied_output: Option<bool>,
-}
-
 fn config(json: &Value) -> Result<EncoderConfig, ConfigError> {
-    let (plain, white) = (bert_config(json, 0, |_| Counting::FromZero)?, config::parse::<White>(json)?);
-    let usual = WhiteConfig::default();
-    let white = WhiteConfig {
-        step: white.ista.unwrap_or(usual.step),
-        sparsity: white.lambd.unwrap_or(usual.sparsity),
-        tied_output: white.tied_output.unwrap_or(usual.tied_output),
-    };
+    let plain = bert_config(json, 0, |_| Counting::FromZero)?;
+    let white = White::read(json)?.config(WhiteConfig::default().sparsity);
     let block = BlockConfig { feed_forward: plain.block.width, white: Some(white), ..plain.block };
     Ok(EncoderConfig { block, ..plain })
 }

@@ -11,7 +11,7 @@ use super::config::{self, ConfigError, size, wrong};
 use super::forward::{ForwardError, Outputs};
 use super::names::{Named, Names, part};
 use super::vision::{self, Fields, Mask, VisionArchitecture};
-use super::white_box::{white, whole_patches};
+use super::white_box::whole_patches;
 use super::{ModelError, Stored, fits};
 use crate::load::{Checkpoint, RawTensor};
 use crate::nn::attention::Batched;
@@ -55,7 +55,7 @@ fn adjust(fields: &Fields, config: VisionConfig) -> Result<VisionConfig, ConfigE
     if !width.is_multiple_of(4) {
         return Err(wrong("hidden_size", width, "it must be divisible by 4, for the waves of the positions"));
     }
-    let white = white(fields, 0.5);
+    let white = fields.white.config(0.5);
     let block = BlockConfig { feed_forward: width, white: Some(white), ..config.block };
     Ok(VisionConfig {
         fixed_positions: true,

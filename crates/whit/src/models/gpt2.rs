@@ -30,7 +30,7 @@ struct Config {
     tie_word_embeddings: Option<bool>,
 }
 
-fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
+pub(super) fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let json: Config = config::parse(json)?;
     let (width, heads) = (size("n_embd", json.n_embd)?, size("n_head", json.n_head)?);
     if width % heads != 0 {

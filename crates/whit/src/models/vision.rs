@@ -9,6 +9,7 @@ use whit_kernels::op;
 use super::config::{self, ConfigError, size};
 use super::forward::{ForwardError, Outputs, Recorder};
 use super::names::{Named, Names};
+use super::white_box::White;
 use super::{ModelError, Stored, fits};
 use crate::load::{Checkpoint, Dtype, RawTensor};
 use crate::methods::reducers::Passes;
@@ -72,9 +73,8 @@ pub struct Fields {
     pub(super) num_register_tokens: Option<usize>,
     pub(super) projection_dim: Option<usize>,
     pub(super) pool: Option<String>,
-    pub(super) ista: Option<f32>,
-    pub(super) lambd: Option<f32>,
-    pub(super) tied_output: Option<bool>,
+    #[serde(flatten)]
+    pub(super) white: White,
 }
 
 /// One length for both sides, or height and width.

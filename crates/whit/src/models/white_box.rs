@@ -2,7 +2,10 @@
 //! checkpoints. These come without a `config.json`; it says `"model_type": "crate"` and has the fields of a ViT's,
 //! with the original's `ista` (the step, 0.1), `lambd` (0.1) and `pool` (`cls` or `mean`).
 
-use super::config::ConfigError;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{self, ConfigError};
 use super::names::{Names, part};
 use super::vision::{Fields, VisionArchitecture};
 use crate::nn::block::BlockConfig;
@@ -34,7 +37,7 @@ const NAMES: &[Names] = &[Names {
 
 fn adjust(fields: &Fields, config: VisionConfig) -> Result<VisionConfig, ConfigError> {
     whole_patches(&config)?;
-    let white = white(fields, WhiteConfig::default().sparsity);
+    let white = fields.white.config(WhiteConfig::default().sparsity);
     let block = BlockConfig { feed_forward: config.block.width, white: Some(white), ..config.block };
     Ok(VisionConfig {
         patch_norms: true,
@@ -46,13 +49,28 @@ fn adjust(fields: &Fields, config: VisionConfig) -> Result<VisionConfig, ConfigE
     })
 }
 
-/// What the blocks are, where the file is silent with this price of values.
-pub(super) fn white(fields: &Fields, sparsity: f32) -> WhiteConfig {
-    let plain = WhiteConfig::default();
-    WhiteConfig {
-        step: fields.ista.unwrap_or(plain.step),
-        sparsity: fields.lambd.unwrap_or(sparsity),
-        tied_output: fields.tied_output.unwrap_or(plain.tied_output),
+/// The fields of a white-box block, by the original's names.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct White {
+    ista: Option<f32>,
+    lambd: Option<f32>,
+    tied_output: Option<bool>,
+}
+
+impl White {
+    /// Those of a whole configuration.
+    pub(super) fn read(json: &Value) -> Result<Self, ConfigError> {
+        config::parse(json)
+    }
+
+    /// What the blocks are, where the file is silent with this price of values.
+    pub(super) fn config(self, sparsity: f32) -> WhiteConfig {
+        let plain = WhiteConfig::default();
+        WhiteConfig {
+            step: self.ista.unwrap_or(plain.step),
+            sparsity: self.lambd.unwrap_or(sparsity),
+            tied_output: self.tied_output.unwrap_or(plain.tied_output),
+        }
     }
 }
 
@@ -86,7 +104,7 @@ pub(super) fn whole_patches(config: &VisionConfig) -> Result<(), ConfigError> {
 mod tests {
     use burn::module::Module;
     use burn::tensor::Device;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::nn::vars::{Random, Storage, Vars};

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::TrainError;
 use super::run::Objective;
-use super::vision::VisionRecipe;
+use super::vision::{VisionRecipe, batch_numbers};
 use super::windows::Position;
 use crate::models::{self, ModelError};
 use crate::nn::attention::Batched;
@@ -128,10 +128,10 @@ impl Objective for Autoencoding {
     type Model = WhiteMae;
 
     fn loss(&self, model: &WhiteMae, position: Position) -> Result<Tensor<1>, TrainError> {
-        let seed = self.batch_seed(position.step * position.parts + position.part);
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let numbers: Vec<usize> =
-            (0..self.recipe.batch).map(|_| random.random_range(0..self.train.len())).collect();
+        let batch = position.step * position.parts + position.part;
+        let VisionRecipe { seed, batch: pictures, .. } = self.recipe;
+        let numbers = batch_numbers(seed, batch, pictures, self.train.len());
+        let seed = self.batch_seed(batch);
         Ok(model_loss(model, &self.read(false, &numbers, !seed, &Device::flex().autodiff())?))
     }
 

@@ -9,9 +9,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::Value;
-use whit_kernels::cross_entropy::cross_entropy;
 use whit_kernels::op;
 
+use super::pair::contrast;
 use super::run::{Objective, Settings};
 use super::windows::Position;
 use super::{TrainError, vocabulary, write_whole};
@@ -120,10 +120,7 @@ impl<'a> Nearness<'a> {
         let places = unit(means(model, rows)); // [2 * topics, width]
         let [count, width] = places.dims();
         let half = |from: usize| places.clone().slice([from..from + count / 2, 0..width]);
-        let logits = half(0).matmul(half(count / 2).transpose()) / self.recipe.temperature;
-        let own: Vec<u32> = (0..count as u32 / 2).collect();
-        let both = cross_entropy(logits.clone(), &own, None) + cross_entropy(logits.transpose(), &own, None);
-        both * 0.5
+        contrast(half(0).matmul(half(count / 2).transpose()) / self.recipe.temperature)
     }
 }
 

@@ -161,6 +161,14 @@ fn placed(embeds: Option<Tensor<2>>) -> Tensor<2> {
     unit(embeds.unwrap_or_else(|| unreachable!("both encoders are built with a projection")))
 }
 
+/// The loss of things of two kinds `[count, count]` that belong together at the same place: the mean of both directions
+/// (figure 3 of the paper).
+pub(super) fn contrast(logits: Tensor<2>) -> Tensor<1> {
+    let own: Vec<u32> = (0..logits.dims()[0] as u32).collect();
+    let both = cross_entropy(logits.clone(), &own, None) + cross_entropy(logits.transpose(), &own, None);
+    both * 0.5
+}
+
 /// Learning which caption belongs to which picture of a batch, and the other way round.
 #[derive(Debug)]
 pub struct Contrast<'a> {
@@ -206,12 +214,8 @@ impl<'a> Contrast<'a> {
         })
     }
 
-    /// The mean of both directions (figure 3 of the paper).
     fn loss_of(&self, pair: &Pair, Matched { pixels, captions }: Matched, device: &Device) -> Tensor<1> {
-        let own: Vec<u32> = (0..captions.count() as u32).collect();
-        let logits = pair.logits(pair.images(pixels), pair.texts(&captions, device));
-        let both = cross_entropy(logits.clone(), &own, None) + cross_entropy(logits.transpose(), &own, None);
-        both * 0.5
+        contrast(pair.logits(pair.images(pixels), pair.texts(&captions, device)))
     }
 }
 
