@@ -8,7 +8,7 @@ use super::language::{Language, logits, logits_through};
 use super::sparsity::{Scores, Usage};
 use super::vocabulary::encode;
 use super::windows::{Shape, stream};
-use crate::nn::decoder::Decoder;
+use crate::nn::decoder::{Decoder, Positions};
 use crate::world::corpus::Document;
 use crate::world::tasks::{Lines, Sample, Task};
 use whit_kernels::cross_entropy::token_losses;
@@ -128,6 +128,11 @@ fn answers(model: &Decoder, language: &Language, sample: &Sample) -> Result<bool
     let start = tokens.len();
     tokens.extend(encode(&language.tokenizer, &sample.answer)?);
     let inputs = &tokens[..tokens.len() - 1];
+    // A model with a table of positions has none to read further.
+    let config = model.config();
+    if config.positions == Positions::Learned && inputs.len() > config.max_positions {
+        return Ok(false);
+    }
     let scores = op::host(logits(model, inputs, Shape { rows: 1, sequence: inputs.len() }));
     let rows = scores.data().chunks_exact(scores.width()).skip(start - 1);
     Ok(rows.zip(&tokens[start..]).all(|(row, &token)| first_choice(row) == token as usize))
