@@ -9,7 +9,7 @@ use crate::error::AppError;
 
 /// The world of the recipe `toy-crate`, and how many of its scenes are held out.
 pub fn world() -> Result<(World, usize), AppError> {
-    let recipe = recipes::classifier("toy-crate").map(|recipe| (recipe.vision)());
+    let recipe = recipes::find(recipes::CLASSIFIERS, "toy-crate").map(|recipe| (recipe.settings)());
     let recipe = recipe.ok_or_else(|| other("there is no recipe for pictures of the toy world"))?;
     Ok((recipe.world().map_err(AppError::from)?, recipe.held_out))
 }

@@ -14,7 +14,7 @@ const SHAPE: Shape = Shape { rows: 16, sequence: 128 };
 const VOCABULARY: usize = 2048;
 
 fn recipe() -> LanguageRecipe {
-    let mut recipe = (recipes::find("rust-lm").expect("it is in the list").language)();
+    let mut recipe = (recipes::find(recipes::RECIPES, "rust-lm").expect("it is in the list").settings)();
     recipe.config["num_hidden_layers"] = json!(6);
     recipe.config["intermediate_size"] = json!(768);
     recipe.config["num_key_value_heads"] = json!(4);

@@ -81,7 +81,7 @@ const ROUNDING: f32 = 0.05;
 #[test]
 fn a_classifier_is_read_back_as_it_was_trained() {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = (recipes::classifier("toy-crate").unwrap().vision)();
+    let recipe = (recipes::find(recipes::CLASSIFIERS, "toy-crate").unwrap().settings)();
     let classes = ["a", "b", "c"].map(str::to_owned);
     let model = recipe.model(&classes, &Device::flex()).unwrap();
     save_vision(folder.path(), &model, &recipe.config_json(&classes)).unwrap();
@@ -98,7 +98,7 @@ fn a_classifier_is_read_back_as_it_was_trained() {
 #[test]
 fn an_autoencoder_is_read_back_as_it_was_trained() {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = (recipes::autoencoder("toy-crate-mae").unwrap().vision)();
+    let recipe = (recipes::find(recipes::AUTOENCODERS, "toy-crate-mae").unwrap().settings)();
     let model = mae::model(&recipe, &Device::flex()).unwrap();
     save_autoencoder(folder.path(), &model, &recipe.config).unwrap();
     let (config, weights) = open(folder.path());
@@ -118,7 +118,7 @@ fn an_autoencoder_is_read_back_as_it_was_trained() {
 #[test]
 fn a_language_model_is_read_back_as_it_was_trained() {
     let folder = tempfile::tempdir().unwrap();
-    let recipe = (recipes::find("crate-lm").unwrap().language)();
+    let recipe = (recipes::find(recipes::RECIPES, "crate-lm").unwrap().settings)();
     let model = recipe.model(&Device::flex()).unwrap();
     // A tokenizer of two words is enough for the folder to be read.
     let tokenizer =

@@ -7,12 +7,6 @@ mod bench_squeeze;
 mod calibrate_diffrate;
 mod calibrate_tidaldecode;
 mod tour;
-mod train_mae;
-mod train_pair;
-mod train_segment;
-mod train_sentences;
-mod train_squeeze;
-mod train_vision;
 
 use crate::context::{Context, Global};
 use crate::error::AppError;

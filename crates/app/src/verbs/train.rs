@@ -1,9 +1,17 @@
 //! `whit train`: makes a model by a recipe.
 
+mod mae;
+mod pair;
+mod segment;
+mod sentences;
+mod squeeze;
+mod vision;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 use whit::nn::decoder::Decoder;
 use whit::train::card::{self, Made};
@@ -14,10 +22,10 @@ use whit::train::language::{Language, LanguageRecipe, parameters};
 use whit::train::log::Record;
 use whit::train::recipes::{self, AUTOENCODERS, CLASSIFIERS, COMPRESSORS, PAIRS, RECIPES, SENTENCES};
 use whit::train::run::{Objective, Outcome, Run, Settings};
+use whit::train::schedule::Schedule;
 use whit::train::sparsity::Usage;
 use whit::world::corpus::Corpus;
 
-use super::{train_mae, train_pair, train_segment, train_sentences, train_squeeze, train_vision};
 use crate::context::Context;
 use crate::drafter::{self, Common, DrafterArguments};
 use crate::error::AppError;
@@ -31,20 +39,20 @@ pub struct Arguments {
 
     /// Where checkpoints, log, plot and the model go [default: train/RECIPE]
     #[arg(long, value_name = "DIR")]
-    pub(super) out: Option<PathBuf>,
+    out: Option<PathBuf>,
 
     /// Steps in all, instead of the recipe's
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) steps: Option<u64>,
+    steps: Option<u64>,
 
     /// Go on from the newest checkpoint
     #[arg(long)]
-    pub(super) resume: bool,
+    resume: bool,
 
     /// Learn from the text, Markdown, Rust and JSON-lines files in this folder, or from its pictures, a folder
     /// for each class
     #[arg(long, value_name = "DIR")]
-    pub(super) data: Option<PathBuf>,
+    data: Option<PathBuf>,
 
     /// Learn from this model too: a folder, or a name on the hub
     #[arg(long, value_name = "DIR|NAME")]
@@ -60,7 +68,7 @@ pub struct Arguments {
 
     /// Do not train: measure the newest checkpoint and write its model and card
     #[arg(long)]
-    pub(super) evaluate: bool,
+    evaluate: bool,
 
     #[command(flatten)]
     drafter: DrafterArguments,
@@ -71,36 +79,34 @@ pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
     if id == drafter::ID {
         return drafter::run(&arguments.drafter, arguments.common(id), context);
     }
-    if id == train_segment::ID {
-        return train_segment::run(&arguments, context);
+    if id == segment::ID {
+        return segment::run(&arguments, context);
     }
-    if let Some(recipe) = recipes::compressor(id) {
-        return train_squeeze::run(recipe, &arguments, context);
+    if let Some(recipe) = recipes::find(recipes::COMPRESSORS, id) {
+        return squeeze::run(recipe, &arguments, context);
     }
-    if let Some(recipe) = recipes::classifier(id) {
-        return train_vision::run(recipe, &arguments, context);
+    if let Some(recipe) = recipes::find(recipes::CLASSIFIERS, id) {
+        return vision::run(recipe, &arguments, context);
     }
-    if let Some(recipe) = recipes::autoencoder(id) {
-        return train_mae::run(recipe, &arguments, context);
+    if let Some(recipe) = recipes::find(recipes::AUTOENCODERS, id) {
+        return mae::run(recipe, &arguments, context);
     }
-    if let Some(recipe) = recipes::sentences(id) {
-        return train_sentences::run(recipe, &arguments, context);
+    if let Some(recipe) = recipes::find(recipes::SENTENCES, id) {
+        return sentences::run(recipe, &arguments, context);
     }
-    if let Some(recipe) = recipes::pair(id) {
-        return train_pair::run(recipe, &arguments, context);
+    if let Some(recipe) = recipes::find(recipes::PAIRS, id) {
+        return pair::run(recipe, &arguments, context);
     }
-    let recipe = recipes::find(id).ok_or_else(|| {
+    let recipe = recipes::find(recipes::RECIPES, id).ok_or_else(|| {
         let known: Vec<_> = listed().map(|(id, _)| id).collect();
         AppError::input(
             format!("there is no recipe `{id}`"),
             format!("the recipes are: {}", known.join(", ")),
         )
     })?;
-    let mut language = (recipe.language)();
-    if let Some(steps) = arguments.steps {
-        language.settings.schedule.steps = steps;
-    }
-    let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(id));
+    let mut language = (recipe.settings)();
+    language.settings = arguments.schedule(language.settings);
+    let folder = arguments.folder(id);
     let teacher = arguments.teacher(recipe.id)?;
     if let Some(teacher) = &teacher {
         teacher.prepare(&mut language, &folder.join("tokenizer.json"))?;
@@ -141,14 +147,25 @@ fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
     let pairs = PAIRS.iter().map(|recipe| (recipe.id, recipe.summary));
     let sentences = SENTENCES.iter().map(|recipe| (recipe.id, recipe.summary));
     let encoders = classifiers.chain(pairs).chain(sentences);
-    let others = [(train_segment::ID, train_segment::SUMMARY), (drafter::ID, drafter::SUMMARY)];
+    let others = [(segment::ID, segment::SUMMARY), (drafter::ID, drafter::SUMMARY)];
     models.chain(compressors).chain(encoders).chain(others)
 }
 
 impl Arguments {
+    /// Where the recipe `id` is trained.
+    fn folder(&self, id: &str) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| Path::new("train").join(id))
+    }
+
+    /// The recipe's settings with the steps that the call asks for.
+    fn schedule(&self, settings: Settings) -> Settings {
+        let steps = self.steps.unwrap_or(settings.schedule.steps);
+        Settings { schedule: Schedule { steps, ..settings.schedule }, ..settings }
+    }
+
     fn common(&self, id: &str) -> Common<'_> {
         Common {
-            folder: self.out.clone().unwrap_or_else(|| Path::new("train").join(id)),
+            folder: self.folder(id),
             steps: self.steps,
             resume: self.resume,
             data: self.data.as_deref(),
@@ -248,7 +265,7 @@ impl Session<'_> {
 }
 
 /// Trains, or with `--evaluate` only restores.
-pub(super) fn learn<O: Objective>(
+fn learn<O: Objective>(
     objective: &O,
     model: O::Model,
     (settings, folder): (Settings, &Path),
@@ -268,6 +285,52 @@ pub(super) fn learn<O: Objective>(
         return Err(AppError::Interrupted);
     }
     Ok(outcome)
+}
+
+/// A trained model in its folder, to be described there and told of.
+struct Trained<'a> {
+    id: &'static str,
+    /// The folder of the model.
+    model: &'a Path,
+    settings: &'a Settings,
+    seed: u64,
+    /// Steps done, and seconds that they took.
+    done: (u64, f64),
+    /// What was found, with its names.
+    rows: Vec<(String, String)>,
+}
+
+impl Trained<'_> {
+    /// The card: `about` the model, what was found, how it was trained with so many things in a `batch`, and `more`.
+    fn card(&self, about: &str, (things, batch): (&str, usize), more: &str) -> String {
+        let (id, schedule, (step, seconds)) = (self.id, self.settings.schedule, self.done);
+        let table: String =
+            self.rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+        format!(
+            "# {id}\n\n{about} Made by `whit train {id}`.\n\n| | |\n|---|---|\n{table}| steps | {step} of a schedule of \
+             {} |\n| {things} of a step | {batch} |\n| learning rate | {} after {} steps, cosine to {} |\n| seed | {} |\n\
+             | time | {:.0} minutes |\n{more}",
+            schedule.steps,
+            schedule.peak,
+            schedule.warm_up,
+            schedule.floor,
+            self.seed,
+            seconds / 60.0,
+        )
+    }
+
+    /// Writes the card, and says what was found and where all is.
+    fn conclude(self, card: &str, figures: &impl Serialize, context: &Context) -> Result<(), AppError> {
+        let path = self.model.join("README.md");
+        std::fs::write(&path, card).map_err(AppError::file("write", &path))?;
+        let (steps, seconds) = self.done;
+        let value = json!({ "model": self.model, "steps": steps, "seconds": seconds, "figures": figures });
+        context.emit(&value, || {
+            let rows = self.rows.into_iter().map(|(name, value)| vec![name, value]);
+            let table = output::table(&["measure", "value"], rows);
+            format!("{table}\n\nThe model and its card are in {}.", self.model.display())
+        })
+    }
 }
 
 pub(super) fn progress_bar(steps: u64) -> ProgressBar {

@@ -192,7 +192,7 @@ mod tests {
     /// The card under `models/` is what its recipe makes of these figures: recipe and model agree.
     #[test]
     fn the_shipped_card_is_of_the_recipe() {
-        let recipe = (recipes::find("rust-lm").unwrap().language)();
+        let recipe = (recipes::find(recipes::RECIPES, "rust-lm").unwrap().settings)();
         let made = Made {
             id: "rust-lm",
             recipe: &recipe,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use burn::module::Module;
 use half::bf16;
 use serde_json::{Value, json};
 
@@ -26,14 +27,7 @@ pub fn save_decoder(
     config: &Value,
     tokenizer: &[u8],
 ) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
-    let mut tensors = Vec::new();
-    parameters::read(model, |path, shape, values| {
-        tensors.push((file_name(path, config), half_precision(shape, &values)))
-    });
-    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    save_weights(folder, model, |path, shape| (file_name(path, config), shape))?;
     let end = config["eos_token_id"].clone();
     let generation = json!({ "bos_token_id": end, "eos_token_id": end, "do_sample": false });
     write_json(&folder.join("config.json"), config)?;
@@ -52,15 +46,8 @@ pub fn save_encoder(
     config: &Value,
     tokenizer: &[u8],
 ) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let prefix = config["model_type"].as_str().unwrap_or("bert");
-    let mut tensors = Vec::new();
-    parameters::read(model, |path, shape, values| {
-        tensors.push((encoder_name(prefix, path), half_precision(shape, &values)));
-    });
-    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    save(&folder.join("model.safetensors"), &named, &metadata)?;
+    save_weights(folder, model, |path, shape| (encoder_name(prefix, path), shape))?;
     write_json(&folder.join("config.json"), config)?;
     let settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true,
@@ -76,23 +63,17 @@ pub fn save_encoder(
 /// # Errors
 /// If the disk refuses.
 pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let settings = model.config();
     let (width, [high, wide]) = (settings.block.width, settings.patch);
     let white = settings.block.white.is_some();
-    let mut tensors = Vec::new();
-    parameters::read(model, |path, shape, values| {
+    save_weights(folder, model, |path, shape| {
         let shape = match path {
             "class_token" | "position_embeddings" => vec![1, shape[0], width],
             "patch_projection.weight" if !white => vec![width, settings.channels, high, wide],
             _ => shape,
         };
-        tensors
-            .push((if white { white_name(path) } else { vision_name(path) }, half_precision(shape, &values)));
-    });
-    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    save(&folder.join("model.safetensors"), &named, &metadata)?;
+        (if white { white_name(path) } else { vision_name(path) }, shape)
+    })?;
     write_json(&folder.join("config.json"), config)?;
     write_json(&folder.join("preprocessor_config.json"), &image_preparation(settings.image))
 }
@@ -102,21 +83,16 @@ pub fn save_vision(folder: &Path, model: &Vision, config: &Value) -> Result<(), 
 /// # Errors
 /// If the disk refuses.
 pub fn save_autoencoder(folder: &Path, model: &WhiteMae, config: &Value) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let settings = &model.config().encoder;
     let (width, [high, wide]) = (settings.block.width, settings.patch);
-    let mut tensors = Vec::new();
-    parameters::read(model, |path, shape, values| {
+    save_weights(folder, model, |path, shape| {
         let shape = match path {
             "mask_token" | "encoder.class_token" | "encoder.position_embeddings" => vec![1, shape[0], width],
             "encoder.patch_projection.weight" => vec![width, settings.channels, high, wide],
             _ => shape,
         };
-        tensors.push((autoencoder_name(path), half_precision(shape, &values)));
-    });
-    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    save(&folder.join("model.safetensors"), &named, &metadata)?;
+        (autoencoder_name(path), shape)
+    })?;
     write_json(&folder.join("config.json"), config)?;
     write_json(&folder.join("preprocessor_config.json"), &image_preparation(settings.image))
 }
@@ -272,7 +248,25 @@ fn white_decoder_name(path: &str) -> String {
     PARTS.iter().fold(path.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
 }
 
-pub(super) fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
+/// Makes `folder` and writes the parameters of `model` into its `model.safetensors`, each with the name and the shape
+/// that `stored` gives for its path in the module and its shape there.
+pub(super) fn save_weights<M: Module>(
+    folder: &Path,
+    model: &M,
+    stored: impl Fn(&str, Vec<usize>) -> (String, Vec<usize>),
+) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
+    let mut tensors = Vec::new();
+    parameters::read(model, |path, shape, values| {
+        let (name, shape) = stored(path, shape);
+        tensors.push((name, half_precision(shape, &values)));
+    });
+    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    Ok(save(&folder.join("model.safetensors"), &named, &metadata)?)
+}
+
+fn half_precision(shape: Vec<usize>, values: &[f32]) -> RawTensor {
     let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
     RawTensor { dtype: Dtype::Bf16, shape, bytes }
 }

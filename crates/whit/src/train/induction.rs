@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_untrained_model_already_copies_more_than_by_chance() {
-        let recipe = (recipes::find("rust-lm").unwrap().language)();
+        let recipe = (recipes::find(recipes::RECIPES, "rust-lm").unwrap().settings)();
         let (seeded, plain) = (found(&recipe), found(&LanguageRecipe { seeded: false, ..recipe }));
         // One of 2048 tokens is right by chance.
         assert!(seeded > 0.03 && plain < 0.005, "{seeded} {plain}");
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn it_needs_rotary_positions_and_two_layers() {
-        let recipe = (recipes::find("rust-lm").unwrap().language)();
+        let recipe = (recipes::find(recipes::RECIPES, "rust-lm").unwrap().settings)();
         let config = recipe.decoder_config().unwrap();
         assert!(Seeded::new(1, &config).is_some());
         assert!(Seeded::new(1, &DecoderConfig { layers: 1, ..config.clone() }).is_none());
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn other_weights_stay_random() {
-        let recipe = (recipes::find("rust-lm").unwrap().language)();
+        let recipe = (recipes::find(recipes::RECIPES, "rust-lm").unwrap().settings)();
         let config = recipe.decoder_config().unwrap();
         let (seeded, plain) = (Seeded::new(1, &config).unwrap(), Random { seed: 1 });
         for name in ["model.layers.2.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"] {

@@ -163,6 +163,20 @@ pub struct Figures {
     pub parameters: usize,
 }
 
+impl Figures {
+    /// The figures with their names, for tables.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let saved = 100.0 * (1.0 - self.loss / self.mean_patch_loss);
+        let on = format!("{} pictures held out", self.pictures);
+        vec![
+            (format!("square error in hidden patches, {on}"), format!("{:.5}", self.loss)),
+            ("that of the mean of the patches seen".into(), format!("{:.5}", self.mean_patch_loss)),
+            ("below it by".into(), format!("{saved:.1} %")),
+            ("weights".into(), self.parameters.to_string()),
+        ]
+    }
+}
+
 /// Measures `model`, which is outside autodiff.
 ///
 /// # Errors
@@ -183,7 +197,7 @@ mod tests {
     use crate::train::recipes;
 
     fn tiny() -> VisionRecipe {
-        let mut recipe = (recipes::autoencoder("toy-crate-mae").unwrap().vision)();
+        let mut recipe = (recipes::find(recipes::AUTOENCODERS, "toy-crate-mae").unwrap().settings)();
         for (field, value) in
             [("hidden_size", 16), ("num_hidden_layers", 1), ("num_attention_heads", 2), ("image_size", 32)]
         {

@@ -222,7 +222,7 @@ mod tests {
     use crate::train::recipes;
 
     fn tiny() -> SentenceRecipe {
-        let mut recipe = (recipes::sentences("toy-embed").unwrap().sentences)();
+        let mut recipe = (recipes::find(recipes::SENTENCES, "toy-embed").unwrap().settings)();
         for (name, size) in [("hidden_size", 16), ("intermediate_size", 32), ("num_hidden_layers", 1)] {
             recipe.config[name] = size.into();
         }

@@ -420,6 +420,18 @@ pub struct Figures {
     pub parameters: usize,
 }
 
+impl Figures {
+    /// The figures with their names, for tables.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        vec![
+            (format!("accuracy on {} pictures held out", self.pictures), percent(self.accuracy)),
+            ("by guessing".into(), percent(self.chance)),
+            ("weights".into(), self.parameters.to_string()),
+        ]
+    }
+}
+
 /// Measures `model`, which is outside autodiff.
 ///
 /// # Errors

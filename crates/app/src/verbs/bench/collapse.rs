@@ -121,7 +121,7 @@ impl Arguments {
 
     fn topics(&self) -> impl Iterator<Item = String> + use<> {
         let words = self.lengths.iter().copied().max().unwrap_or(0);
-        let topics = recipes::SENTENCES.iter().map(|recipe| (recipe.sentences)().topics).next();
+        let topics = recipes::SENTENCES.iter().map(|recipe| (recipe.settings)().topics).next();
         let held_out = sentences::HELD_OUT..sentences::HELD_OUT + self.texts as u64;
         held_out.filter_map(move |topic| Some(topics?.text(topic, 0, words)))
     }

@@ -18,7 +18,7 @@ use whit::train::parameters;
 use whit::train::run::Outcome;
 use whit::train::segment::{self, Quality, Segmentation, Segmenter};
 
-use super::train::{Arguments, learn};
+use super::{Arguments, learn};
 use crate::context::Context;
 use crate::embedded::TOY_CRATE;
 use crate::error::AppError;
@@ -49,9 +49,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<(), AppError> {
     let backbone = models::vision::vision(&files.config, files.weights.as_ref(), &storage, &|_| {})?;
     let (world, held_out) = scenes::world()?;
     let task = Segmentation::new(backbone.config(), world, held_out)?;
-    let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(ID));
-    let mut settings = segment::settings();
-    settings.schedule.steps = arguments.steps.unwrap_or(settings.schedule.steps);
+    let folder = arguments.folder(ID);
+    let settings = arguments.schedule(segment::settings());
     let untrained = Segmenter::new(backbone, &device);
     let outcome = learn(&task, untrained, (settings, &folder), arguments, context)?;
     let classifier = Classifier::new(&files, &Storage::Dense(Device::flex()))?;

@@ -11,16 +11,16 @@ use whit::train::recipes::Compressor;
 use whit::train::squeeze::{self, Deletion, Figures};
 use whit::world::corpus::Corpus;
 
-use super::train::{Arguments, learn};
+use super::{Arguments, learn};
 use crate::context::Context;
 use crate::error::AppError;
 use crate::output;
 
 /// Trains, measures and writes the model with its card.
 pub fn run(recipe: &Compressor, arguments: &Arguments, context: &Context) -> Result<(), AppError> {
-    let mut squeeze = (recipe.squeeze)();
-    squeeze.settings.schedule.steps = arguments.steps.unwrap_or(squeeze.settings.schedule.steps);
-    let folder = arguments.out.clone().unwrap_or_else(|| Path::new("train").join(recipe.id));
+    let mut squeeze = (recipe.settings)();
+    squeeze.settings = arguments.schedule(squeeze.settings);
+    let folder = arguments.folder(recipe.id);
     let corpus = match &arguments.data {
         Some(folder) => Corpus::of_folder(folder, squeeze.limits),
         None => Corpus::of_dependencies(Path::new("."), squeeze.limits),

@@ -1,17 +1,14 @@
 //! A trained pair as a folder of transformers' `CLIPModel`, weights in bf16.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::Pair;
-use crate::load::RawTensor;
-use crate::load::safetensors::save;
 use crate::nn::vision::VisionConfig;
-use crate::train::export::{half_precision, image_preparation, write_json};
+use crate::train::export::{image_preparation, save_weights, write_json};
 use crate::train::vocabulary::{TEXT_END, TEXT_START};
-use crate::train::{TrainError, parameters, write_whole};
+use crate::train::{TrainError, write_whole};
 
 /// Writes `config.json`, `model.safetensors`, `preprocessor_config.json`, `tokenizer.json` and
 /// `tokenizer_config.json` into `folder`.
@@ -19,14 +16,8 @@ use crate::train::{TrainError, parameters, write_whole};
 /// # Errors
 /// If the disk refuses.
 pub fn save_pair(folder: &Path, pair: &Pair, config: &Value, tokenizer: &[u8]) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder).map_err(TrainError::file("write", folder))?;
     let vision = pair.vision.config();
-    let mut tensors: Vec<(String, RawTensor)> = Vec::new();
-    parameters::read(pair, |path, shape, values| {
-        tensors.push((name(path), half_precision(stored(path, shape, vision), &values)));
-    });
-    let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    save(&folder.join("model.safetensors"), &named, &BTreeMap::from([("format".into(), "pt".into())]))?;
+    save_weights(folder, pair, |path, shape| (name(path), stored(path, shape, vision)))?;
     write_json(&folder.join("config.json"), config)?;
     write_json(&folder.join("preprocessor_config.json"), &image_preparation(vision.image))?;
     let settings = json!({

@@ -8,7 +8,7 @@ use crate::nn::vars::Precision;
 use crate::train::recipes;
 
 fn tiny() -> PairRecipe {
-    let mut recipe = (recipes::pair("toy-clip").unwrap().pair)();
+    let mut recipe = (recipes::find(recipes::PAIRS, "toy-clip").unwrap().settings)();
     recipe.config["projection_dim"] = 8.into();
     for part in ["vision_config", "text_config"] {
         let sizes = [("hidden_size", 16), ("intermediate_size", 32), ("num_hidden_layers", 1)];

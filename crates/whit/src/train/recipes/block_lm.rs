@@ -16,19 +16,19 @@ use crate::world::corpus::Limits;
 pub(super) const RECIPE: Recipe = Recipe {
     id: "block-lm",
     summary: "a 3.5 M parameter language model of Rust with BlockFFN's experts and losses",
-    language: || LanguageRecipe { sparsity: Some(SPARSITY), ..recipe(blocks()) },
+    settings: || LanguageRecipe { sparsity: Some(SPARSITY), ..recipe(blocks()) },
 };
 
 pub(super) const PLAIN: Recipe = Recipe {
     id: "block-lm-plain",
     summary: "block-lm without the losses on its routers, to compare",
-    language: || recipe(blocks()),
+    settings: || recipe(blocks()),
 };
 
 pub(super) const DENSE: Recipe = Recipe {
     id: "block-lm-dense",
     summary: "block-lm with dense feed-forward blocks of as many weights, to compare",
-    language: || recipe(dense()),
+    settings: || recipe(dense()),
 };
 
 /// The losses; the paper holds the second one's weight for 1000 steps, more than these runs have.

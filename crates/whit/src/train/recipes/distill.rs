@@ -7,11 +7,11 @@ use crate::train::schedule::Schedule;
 pub(super) const RECIPE: Recipe = Recipe {
     id: "distill",
     summary: "a student of half the width and 3 layers, from the model given with --teacher",
-    language,
+    settings: language,
 };
 
 fn language() -> LanguageRecipe {
-    let mut recipe = (super::rust_lm::RECIPE.language)();
+    let mut recipe = (super::rust_lm::RECIPE.settings)();
     let sizes =
         [("hidden_size", 128), ("intermediate_size", 256), ("num_hidden_layers", 3), ("head_dim", 32)];
     sizes.iter().for_each(|(name, size)| recipe.config[*name] = (*size).into());

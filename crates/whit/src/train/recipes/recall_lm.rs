@@ -14,13 +14,13 @@ use crate::train::windows::{Growth, Shape};
 pub(super) const RECIPE: Recipe = Recipe {
     id: "recall-lm",
     summary: "a 5.2 M parameter language model of 12 layers and 2048 tokens of context, mostly of generated tasks",
-    language: || family(12, Schedule { peak: 1.5e-3, floor: 1e-4, warm_up: 50, steps: 450 }),
+    settings: || family(12, Schedule { peak: 1.5e-3, floor: 1e-4, warm_up: 50, steps: 450 }),
 };
 
 pub(super) const DRAFT: Recipe = Recipe {
     id: "recall-draft",
     summary: "a 1.3 M parameter draft for recall-lm, with the same vocabulary",
-    language: || family(2, Schedule { peak: 3e-3, floor: 2e-4, warm_up: 50, steps: 1_000 }),
+    settings: || family(2, Schedule { peak: 3e-3, floor: 2e-4, warm_up: 50, steps: 1_000 }),
 };
 
 fn family(layers: usize, schedule: Schedule) -> LanguageRecipe {

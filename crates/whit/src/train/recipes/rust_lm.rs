@@ -17,13 +17,13 @@ use crate::world::corpus::Limits;
 pub(super) const RECIPE: Recipe = Recipe {
     id: "rust-lm",
     summary: "a 3.5 M parameter language model of Rust source and documentation",
-    language,
+    settings: language,
 };
 
 pub(super) const EXITS: Recipe = Recipe {
     id: "rust-lm-exits",
     summary: "rust-lm with a loss at every layer, for the method early-exit",
-    language: || LanguageRecipe { exits: true, ..language() },
+    settings: || LanguageRecipe { exits: true, ..language() },
 };
 
 pub(super) fn language() -> LanguageRecipe {

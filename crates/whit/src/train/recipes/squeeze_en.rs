@@ -16,7 +16,7 @@ use crate::world::corpus::Limits;
 pub(super) const RECIPE: Compressor = Compressor {
     id: "squeeze-en",
     summary: "a 1.1 M parameter classifier that says which words of an English prompt can go",
-    squeeze,
+    settings: squeeze,
 };
 
 fn squeeze() -> SqueezeRecipe {

@@ -11,7 +11,7 @@ use crate::train::schedule::Schedule;
 pub(super) const RECIPE: Pairing = Pairing {
     id: "toy-clip",
     summary: "a pair of encoders (CLIP) for scenes of the toy world and their captions",
-    pair,
+    settings: pair,
 };
 
 fn pair() -> PairRecipe {

@@ -12,19 +12,19 @@ use crate::train::vision::VisionRecipe;
 pub(super) const WHITE: Classifier = Classifier {
     id: "toy-crate",
     summary: "a 0.7 M parameter white-box transformer (CRATE) that sorts scenes of the toy world",
-    vision: || recipe(white(), 8e-4),
+    settings: || recipe(white(), 8e-4),
 };
 
 pub(super) const PLAIN: Classifier = Classifier {
     id: "toy-vit-192",
     summary: "a 2.7 M parameter vision transformer of the same width and depth, to compare with",
-    vision: || recipe(plain(), 5e-4),
+    settings: || recipe(plain(), 5e-4),
 };
 
 pub(super) const MAE: Classifier = Classifier {
     id: "toy-crate-mae",
     summary: "a 1.4 M parameter white-box masked autoencoder (CRATE-MAE) of scenes of the toy world",
-    vision: || recipe(mae(), 8e-4),
+    settings: || recipe(mae(), 8e-4),
 };
 
 fn mae() -> Value {

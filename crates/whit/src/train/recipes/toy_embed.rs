@@ -13,7 +13,7 @@ use crate::world::topics::Topics;
 pub(super) const RECIPE: Sentences = Sentences {
     id: "toy-embed",
     summary: "a 0.8 M parameter encoder that places short texts about one made-up topic near each other",
-    sentences,
+    settings: sentences,
 };
 
 fn sentences() -> SentenceRecipe {

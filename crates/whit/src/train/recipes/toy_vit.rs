@@ -11,13 +11,13 @@ use crate::train::vision::VisionRecipe;
 pub(super) const SMALL: Classifier = Classifier {
     id: "toy-vit",
     summary: "a 1.2 M parameter vision transformer that sorts scenes of the toy world",
-    vision: || vision([128, 6, 4], 4_000),
+    settings: || vision([128, 6, 4], 4_000),
 };
 
 pub(super) const LARGE: Classifier = Classifier {
     id: "toy-vit-4m",
     summary: "the same with 4 M parameters",
-    vision: || vision([192, 9, 6], 4_000),
+    settings: || vision([192, 9, 6], 4_000),
 };
 
 fn vision([width, layers, heads]: [usize; 3], steps: u64) -> VisionRecipe {
