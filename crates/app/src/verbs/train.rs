@@ -164,12 +164,7 @@ impl Arguments {
     }
 
     fn common(&self, id: &str) -> Common<'_> {
-        Common {
-            folder: self.folder(id),
-            steps: self.steps,
-            resume: self.resume,
-            data: self.data.as_deref(),
-        }
+        Common { folder: self.folder(id), steps: self.steps, resume: self.resume, data: self.data.as_deref() }
     }
 }
 
@@ -304,8 +299,7 @@ impl Trained<'_> {
     /// The card: `about` the model, what was found, how it was trained with so many things in a `batch`, and `more`.
     fn card(&self, about: &str, (things, batch): (&str, usize), more: &str) -> String {
         let (id, schedule, (step, seconds)) = (self.id, self.settings.schedule, self.done);
-        let table: String =
-            self.rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+        let table: String = self.rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
         format!(
             "# {id}\n\n{about} Made by `whit train {id}`.\n\n| | |\n|---|---|\n{table}| steps | {step} of a schedule of \
              {} |\n| {things} of a step | {batch} |\n| learning rate | {} after {} steps, cosine to {} |\n| seed | {} |\n\

@@ -8,7 +8,8 @@ use super::{Arguments, Trained, learn};
 use crate::context::Context;
 use crate::error::AppError;
 
-const ABOUT: &str = "Two small encoders that put scenes of the toy world and their captions into one space, as CLIP does.";
+const ABOUT: &str =
+    "Two small encoders that put scenes of the toy world and their captions into one space, as CLIP does.";
 
 /// Trains, measures and writes the pair with its card.
 pub fn run(recipe: &Pairing, arguments: &Arguments, context: &Context) -> Result<(), AppError> {
