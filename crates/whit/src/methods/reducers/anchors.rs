@@ -1,7 +1,7 @@
 //! Many sources into many targets: each token that goes spreads over the tokens that stay, by similarity.
 
 use super::map::{MapError, Part, TokenMap};
-use super::tokens::{Directions, Tokens};
+use super::tokens::{Directions, Tokens, greatest};
 use crate::methods::importance;
 
 /// Which tokens stay as rows.
@@ -13,6 +13,8 @@ pub enum Anchors {
     Mixed,
     /// Evenly spread.
     Uniform,
+    /// Those that no other one stands for: of the two most similar patches the smaller one goes, again and again.
+    Distinct,
 }
 
 /// How tokens spread over the anchors.
@@ -34,12 +36,12 @@ impl Spreading {
     /// # Errors
     /// If a size is not a positive number.
     pub fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {
-        let patches = tokens.patches();
-        let anchors = self.choose(tokens, keep.clamp(1.min(patches), patches));
+        let count = tokens.patches();
+        let directions = Directions::of(tokens.keys, tokens.count());
+        let anchors = self.choose(tokens, &directions, keep.clamp(1.min(count), count));
         let protected = (0..tokens.protected).map(|token| Part::whole(token, token, tokens.sizes[token]));
         let mut parts: Vec<Part> = protected.collect();
         let patches: Vec<usize> = (tokens.protected..tokens.count()).collect();
-        let directions = Directions::of(tokens.keys, tokens.count());
         let cosines = directions.cosines(&patches, &anchors);
         for (&patch, row) in patches.iter().zip(cosines.chunks_exact(anchors.len().max(1))) {
             let size = tokens.sizes[patch];
@@ -55,8 +57,9 @@ impl Spreading {
     }
 
     /// The anchors in ascending order.
-    fn choose(&self, tokens: &Tokens<'_>, keep: usize) -> Vec<usize> {
+    fn choose(&self, tokens: &Tokens<'_>, directions: &Directions, keep: usize) -> Vec<usize> {
         let ranked = match self.anchors {
+            Anchors::Distinct => return distinct(tokens, directions, keep),
             Anchors::Uniform => Vec::new(),
             Anchors::Mixed => tokens.ranked()[..keep.div_ceil(2)].to_vec(),
             Anchors::Attended => tokens.ranked()[..keep].to_vec(),
@@ -94,6 +97,35 @@ impl Spreading {
     }
 }
 
+/// The `keep` patches that are left when of the two most similar ones the smaller goes, of equal ones the later, until
+/// no more than these are there. In ascending order.
+fn distinct(tokens: &Tokens<'_>, directions: &Directions, keep: usize) -> Vec<usize> {
+    let mut left: Vec<usize> = (tokens.protected..tokens.count()).collect();
+    let count = left.len();
+    let mut cosines = directions.cosines(&left, &left); // [patches, patches]
+    (0..count).for_each(|at| cosines[at * (count + 1)] = f32::NEG_INFINITY);
+    let row = |cosines: &[f32], at: usize| greatest(&cosines[at * count..][..count]);
+    let mut nearest: Vec<(usize, f32)> = (0..count).map(|at| row(&cosines, at)).collect();
+    let size = |at: usize| tokens.sizes[tokens.protected + at];
+    let mut stays = vec![true; count];
+    for _ in keep..count {
+        let all: Vec<f32> = nearest.iter().map(|&(_, cosine)| cosine).collect();
+        let (one, _) = greatest(&all);
+        let other = nearest[one].0;
+        let goes = if size(one) < size(other) { one } else { other };
+        stays[goes] = false;
+        nearest[goes].1 = f32::NEG_INFINITY;
+        (0..count).for_each(|at| cosines[at * count + goes] = f32::NEG_INFINITY);
+        for (at, nearest) in nearest.iter_mut().enumerate() {
+            if stays[at] && nearest.0 == goes {
+                *nearest = row(&cosines, at);
+            }
+        }
+    }
+    left.retain(|&token| stays[token - tokens.protected]);
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +160,7 @@ mod tests {
     #[test]
     fn rows_sum_to_one_and_no_size_is_lost() {
         for (anchors, top, whole) in
-            [(Anchors::Attended, 0, false), (Anchors::Mixed, 4, true), (Anchors::Uniform, 2, false)]
+            [(Anchors::Attended, 0, false), (Anchors::Mixed, 4, true), (Anchors::Uniform, 2, false), (Anchors::Distinct, 4, true)]
         {
             let owned = Owned::random(65, 1, 5);
             let spreading = Spreading { anchors, top, whole, temperature: 0.1 };
@@ -175,8 +207,10 @@ mod tests {
             .map(|target| map.into_target(target).iter().map(|part| part.source).min().unwrap())
             .collect();
         assert_eq!(own[0], 1);
-        let kept = Spreading { anchors: Anchors::Uniform, ..SOFT }.choose(&owned.view(), 4);
-        assert_eq!(kept, [2, 4, 6, 8]);
-        assert_eq!(Spreading { anchors: Anchors::Mixed, ..SOFT }.choose(&owned.view(), 1).len(), 1);
+        let directions = Directions::of(&owned.keys, 9);
+        let choose =
+            |anchors, keep| Spreading { anchors, ..SOFT }.choose(&owned.view(), &directions, keep);
+        assert_eq!(choose(Anchors::Uniform, 4), [2, 4, 6, 8]);
+        assert_eq!(choose(Anchors::Mixed, 1).len(), 1);
     }
 }

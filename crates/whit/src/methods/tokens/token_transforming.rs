@@ -62,15 +62,16 @@ const KNOBS: &[Knob] = &[
     LIST,
     Knob {
         name: "anchors",
-        kind: Kind::Choice { options: &["attended", "mixed", "uniform"] },
-        default: Value::Choice("mixed"),
+        kind: Kind::Choice { options: &["distinct", "attended", "mixed", "uniform"] },
+        default: Value::Choice("distinct"),
         off: None,
-        help: "which tokens stay: the most attended, half of them spread evenly, or all spread evenly",
+        help: "which tokens stay: those that are least like another, the most attended, half of these and half spread evenly, or \
+               all spread evenly",
     },
     Knob {
         name: "tau",
         kind: Kind::Float { min: 0.0, max: 100.0 },
-        default: Value::Float(0.02),
+        default: Value::Float(0.1),
         off: None,
         help: "what similarities are divided by; at 0 each token goes to the most similar one alone",
     },
@@ -125,7 +126,7 @@ struct Spread(Spreading);
 
 impl Rule for Spread {
     fn looks(&self) -> Looks {
-        Looks { keys: true, attention: self.0.anchors != Anchors::Uniform }
+        Looks { keys: true, attention: matches!(self.0.anchors, Anchors::Attended | Anchors::Mixed) }
     }
 
     fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {
@@ -137,6 +138,7 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
     let anchors = match knobs.choice("anchors") {
         "mixed" => Anchors::Mixed,
         "uniform" => Anchors::Uniform,
+        "distinct" => Anchors::Distinct,
         _ => Anchors::Attended,
     };
     let spreading = Spreading {
