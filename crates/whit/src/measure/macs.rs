@@ -72,7 +72,7 @@ impl VisionCost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::reducers::rates::Rates;
+    use crate::methods::reducers::published::{names, published};
     use crate::methods::reducers::testing::counts;
 
     fn cost(width: usize, layers: usize, patch: usize) -> VisionCost {
@@ -123,14 +123,30 @@ mod tests {
         assert_eq!(giga(three), 7.80);
     }
 
-    /// The published schedule of DeiT-S for 2.9 G.
+    /// What the authors' formula gives for their schedules, which are named after the cost that was wanted.
     #[test]
     fn a_learnt_schedule_costs_what_it_says() {
-        let prune = vec![197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3];
-        let merge = vec![197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3];
-        let rates = Rates::new(197, 1, prune, merge);
-        rates.check(12).unwrap();
-        let macs = cost(384, 12, 16).reduced(&rates.left()) as f64 / 1e9;
-        assert!((macs - 2.905).abs() < 0.005, "{macs}");
+        for (name, (width, layers, patch), wanted) in [
+            ("deit-s-2.9", (384, 12, 16), 2.905),
+            ("deit-b-11.5", (768, 12, 16), 11.517),
+            ("mae-h-103.4", (1280, 32, 14), 103.337),
+        ] {
+            let rates = published(name).unwrap();
+            let macs = cost(width, layers, patch).reduced(&rates.left()) as f64 / 1e9;
+            assert!((macs - wanted).abs() < 0.005, "{name}: {macs}");
+        }
+        for name in names() {
+            let (model, wanted) = name.rsplit_once('-').unwrap();
+            let (width, layers, patch) = match model {
+                "deit-t" => (192, 12, 16),
+                "deit-s" => (384, 12, 16),
+                "mae-l" => (1024, 24, 16),
+                "mae-h" => (1280, 32, 14),
+                _ => (768, 12, 16),
+            };
+            let macs = cost(width, layers, patch).reduced(&published(&name).unwrap().left()) as f64 / 1e9;
+            let wanted: f64 = wanted.parse().unwrap();
+            assert!((macs / wanted - 1.0).abs() < 0.1, "{name}: {macs}");
+        }
     }
 }

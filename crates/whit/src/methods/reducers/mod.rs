@@ -10,6 +10,7 @@ pub mod bipartite;
 mod images;
 mod map;
 pub mod pace;
+pub mod published;
 pub mod ranking;
 pub mod rates;
 pub mod record;

@@ -32,7 +32,10 @@ fn one() -> usize {
 #[non_exhaustive]
 pub enum RatesError {
     /// The file could not be read.
-    #[error("cannot read {path}: {reason}")]
+    #[error(
+        "{path} is neither the name of a published schedule ({}) nor a file that can be read: {reason}",
+        super::published::names().join(", ")
+    )]
     File {
         /// Which one.
         path: PathBuf,

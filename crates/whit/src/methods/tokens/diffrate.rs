@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::methods::reducers::rates::Rates;
-use crate::methods::reducers::{CLAIMS, Looks, STAGES, TokenMap, Tokens, ranking};
+use crate::methods::reducers::rates::{Rates, RatesError};
+use crate::methods::reducers::{CLAIMS, Looks, STAGES, TokenMap, Tokens, published, ranking};
 use crate::methods::{
     Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room, Spec,
     Stage, Stages, TokenReducer, Value,
@@ -63,7 +63,7 @@ const ID: &str = "diffrate";
 const KNOBS: &[Knob] = &[
     Knob {
         name: "schedule",
-        kind: Kind::Text { what: "a file that `whit calibrate diffrate` wrote" },
+        kind: Kind::Text { what: "a file that `whit calibrate diffrate` wrote, or the name of a published schedule" },
         default: Value::Text(std::borrow::Cow::Borrowed("")),
         off: None,
         help: "the learnt counts; empty for an even pace that nobody learnt",
@@ -100,7 +100,11 @@ removing them; gradients go through the masks to the probability that the token 
 of the cost. The loss is the model's own plus five times the squared distance from the wanted cost. Only the logits of the
 candidates are learnt.
 
-A schedule is JSON: `prune` and `merge`, for each block the tokens left by either, the class token among them.
+A schedule is JSON: `prune` and `merge`, for each block the tokens left by either, the class token among them. Those that
+the authors learnt on ImageNet are known by name, for use without learning on the same models at 224 pixels: the model and
+its G operations, as in `diffrate:schedule=deit-s-2.9`. There are `deit-t-` 0.6 to 1.0 in tenths, `deit-s-` 2.3, 2.5, 2.7, 2.9
+and 3.1, `deit-b-` 8.7, 10.0, 10.4, 11.5 and 12.5, `mae-b-` 8.7, 10.0, 10.4 and 11.5, `mae-l-` 31.0, 34.7, 38.5, 42.3 and 46.1,
+`mae-h-` 83.7, 93.2, 103.4 and 124.5.
 
 ## When it pays
 
@@ -135,13 +139,21 @@ fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodErr
     let pace = match file {
         "" => Pace::Even(knobs.int("r")),
         _ => {
-            let rates =
-                Rates::read(file.as_ref()).map_err(|error| knobs.unfit("schedule", error.to_string()))?;
-            rates.check(model.layers).map_err(|error| knobs.unfit("schedule", error.to_string()))?;
-            Pace::Learnt(Arc::new(rates))
+            let rates = schedule(file, model.layers);
+            Pace::Learnt(Arc::new(rates.map_err(|error| knobs.unfit("schedule", error.to_string()))?))
         }
     };
     Ok(Arc::new(DiffRate { pace, layers: model.layers }))
+}
+
+/// The schedule in a file or of a name, for a model of so many blocks.
+fn schedule(source: &str, layers: usize) -> Result<Rates, RatesError> {
+    let rates = match published::published(source) {
+        Some(rates) => rates,
+        None => Rates::read(source.as_ref())?,
+    };
+    rates.check(layers)?;
+    Ok(rates)
 }
 
 impl DiffRate {
@@ -224,6 +236,12 @@ mod tests {
         let (_folder, method) = file(&rates);
         assert_eq!(counts(&method, 4, 65), [65, 35, 30, 3]);
         assert_eq!(counts("diffrate:r=10", 4, 65), [65, 55, 45, 35]);
+    }
+
+    #[test]
+    fn a_published_schedule_is_known_by_its_name() {
+        let left = counts("diffrate:schedule=deit-s-2.9", 12, 197);
+        assert_eq!(left, [197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3]);
     }
 
     #[test]
