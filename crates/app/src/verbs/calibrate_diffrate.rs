@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use whit::load;
 use whit::load::image::Preprocessor;
 use whit::measure::macs::VisionCost;
+use whit::methods::reducers::Onlooker;
 use whit::methods::reducers::rates::Rates;
 use whit::models;
 use whit::nn::vars::Storage;
@@ -46,6 +47,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = Search::default().granularity)]
     granularity: usize,
 
+    /// Whose attention patches are ranked by: the class token's, as in the paper, or that of all tokens
+    #[arg(long, value_enum, default_value_t = Rank::Class)]
+    rank: Rank,
+
     /// The learning rate
     #[arg(long, default_value_t = Search::default().learning_rate)]
     learning_rate: f32,
@@ -57,6 +62,12 @@ pub(super) struct Arguments {
     /// Never use the network
     #[arg(long)]
     offline: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Rank {
+    Class,
+    All,
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), AppError> {
@@ -79,6 +90,10 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), AppErr
         steps: arguments.steps,
         granularity: arguments.granularity,
         learning_rate: arguments.learning_rate,
+        rank: match arguments.rank {
+            Rank::Class => Onlooker::Class,
+            Rank::All => Onlooker::All,
+        },
         ..Search::default()
     };
     let bar = progress_bar(if context.json { 0 } else { search.steps });

@@ -159,9 +159,12 @@ mod tests {
 
     #[test]
     fn rows_sum_to_one_and_no_size_is_lost() {
-        for (anchors, top, whole) in
-            [(Anchors::Attended, 0, false), (Anchors::Mixed, 4, true), (Anchors::Uniform, 2, false), (Anchors::Distinct, 4, true)]
-        {
+        for (anchors, top, whole) in [
+            (Anchors::Attended, 0, false),
+            (Anchors::Mixed, 4, true),
+            (Anchors::Uniform, 2, false),
+            (Anchors::Distinct, 4, true),
+        ] {
             let owned = Owned::random(65, 1, 5);
             let spreading = Spreading { anchors, top, whole, temperature: 0.1 };
             let map = spreading.map(&owned.view(), 40).unwrap();
@@ -208,8 +211,7 @@ mod tests {
             .collect();
         assert_eq!(own[0], 1);
         let directions = Directions::of(&owned.keys, 9);
-        let choose =
-            |anchors, keep| Spreading { anchors, ..SOFT }.choose(&owned.view(), &directions, keep);
+        let choose = |anchors, keep| Spreading { anchors, ..SOFT }.choose(&owned.view(), &directions, keep);
         assert_eq!(choose(Anchors::Uniform, 4), [2, 4, 6, 8]);
         assert_eq!(choose(Anchors::Mixed, 1).len(), 1);
     }

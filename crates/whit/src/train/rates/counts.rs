@@ -143,7 +143,7 @@ impl Counts {
         let learnt: Vec<[usize; 2]> = self.logits.iter().map(&mut block).collect();
         let spared = (0..self.search.spared).map(|_| [all; 2]);
         let (prune, merge) = spared.chain(learnt).map(|[prune, merge]| (prune, merge)).unzip();
-        Rates::new(all, self.cost.specials, prune, merge)
+        Rates { rank: self.search.rank, ..Rates::new(all, self.cost.specials, prune, merge) }
     }
 
     /// The cost of a pass with these counts as a share of the dense one, with its gradient.

@@ -115,13 +115,19 @@ fn a_masked_pass_equals_one_with_fewer_tokens() {
     let device = Device::flex().autodiff();
     let model = vision_in(6, &Storage::Dense(device.clone())).no_grad();
     let pixels = Tensor::<4>::random([3, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
-    for chosen in
-        [[[48, 64], [48, 64], [32, 64], [24, 64], [8, 64]], [[64, 60], [52, 48], [48, 40], [40, 20], [16, 4]]]
-    {
-        let mut counts = counts(0.6);
+    let pruned = [[48, 64], [48, 64], [32, 64], [24, 64], [8, 64]];
+    let merged = [[64, 60], [52, 48], [48, 40], [40, 20], [16, 4]];
+    for (chosen, rank) in [
+        (pruned, Onlooker::Class),
+        (merged, Onlooker::Class),
+        (pruned, Onlooker::All),
+        (merged, Onlooker::All),
+    ] {
+        let search = Search { keep: 0.6, rank, ..Search::default() };
+        let mut counts = Counts::new(cost(), search).unwrap();
         sure(&mut counts, &chosen);
         let leaves = counts.begin(&device);
-        let mut pass = Masked::new(&leaves, 1, 1);
+        let mut pass = Masked::new(&leaves, &search, 1);
         let masked = op::host(pass.scores(&model, pixels.clone()).unwrap()).into_vec();
         let mask = op::host(pass.mask.clone().unwrap()).into_vec();
         assert!(mask.iter().all(|value| *value == 0.0 || *value == 1.0));
