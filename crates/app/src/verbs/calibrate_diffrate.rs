@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 use whit::load;
 use whit::load::image::Preprocessor;
 use whit::measure::macs::VisionCost;
-use whit::methods::reducers::Onlooker;
 use whit::methods::reducers::rates::Rates;
 use whit::models;
 use whit::nn::vars::Storage;
@@ -47,9 +46,9 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = Search::default().granularity)]
     granularity: usize,
 
-    /// Whose attention patches are ranked by: the class token's, as in the paper, or that of all tokens
-    #[arg(long, value_enum, default_value_t = Rank::Class)]
-    rank: Rank,
+    /// Merge tokens and prune none, for where the class token's attention is a poor guide
+    #[arg(long)]
+    merge_only: bool,
 
     /// The learning rate
     #[arg(long, default_value_t = Search::default().learning_rate)]
@@ -62,12 +61,6 @@ pub(super) struct Arguments {
     /// Never use the network
     #[arg(long)]
     offline: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Rank {
-    Class,
-    All,
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), AppError> {
@@ -90,10 +83,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), AppErr
         steps: arguments.steps,
         granularity: arguments.granularity,
         learning_rate: arguments.learning_rate,
-        rank: match arguments.rank {
-            Rank::Class => Onlooker::Class,
-            Rank::All => Onlooker::All,
-        },
+        merge_only: arguments.merge_only,
         ..Search::default()
     };
     let bar = progress_bar(if context.json { 0 } else { search.steps });

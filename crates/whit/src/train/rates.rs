@@ -12,7 +12,6 @@ use whit_kernels::{op, softmax};
 
 use super::TrainError;
 use crate::measure::macs::VisionCost;
-use crate::methods::reducers::Onlooker;
 use crate::methods::reducers::rates::Rates;
 use crate::nn::attention::Batched;
 use crate::nn::vision::Vision;
@@ -38,13 +37,13 @@ pub struct Search {
     pub learning_rate: f32,
     /// First blocks in which no token goes.
     pub spared: usize,
-    /// Whose attention patches are ranked by.
-    pub rank: Onlooker,
+    /// Whether tokens are merged and none pruned, as the paper has it for models without a class token.
+    pub merge_only: bool,
 }
 
 impl Default for Search {
     fn default() -> Self {
-        Self { keep: 0.6, steps: 300, granularity: 4, learning_rate: 0.03, spared: 1, rank: Onlooker::Class }
+        Self { keep: 0.6, steps: 300, granularity: 4, learning_rate: 0.03, spared: 1, merge_only: false }
     }
 }
 
@@ -88,7 +87,7 @@ pub fn learn(
         let Examples { pixels, labels } = examples(step)?;
         let device = pixels.device();
         let leaves = counts.begin(&device);
-        let mut pass = Masked::new(&leaves, &search, model.config().specials());
+        let mut pass = Masked::new(&leaves, search.spared, model.config().specials());
         let targets = targets(&model, &pixels, labels)?;
         let loss = -(softmax::log_softmax(pass.scores(&model, pixels)?) * targets).sum_dim(1).mean();
         let share = counts.share(&leaves, &device);

@@ -8,7 +8,7 @@ use whit_kernels::parallel;
 
 use super::map::TokenMap;
 use super::record::Recorder;
-use super::tokens::{Onlooker, Tokens};
+use super::tokens::Tokens;
 use crate::methods::{MethodError, Plan, TokenReducer};
 use crate::nn::reduce::{Asks, Reduce, Seen};
 
@@ -210,8 +210,12 @@ impl Reduce for Images {
             return Asks::default();
         }
         let looks = self.ask(|reducer| reducer.looks());
-        let class = looks.attention == Some(Onlooker::Class) && self.protected > 0;
-        Asks { keys: looks.keys, class_attention: class, received: looks.attention.is_some() && !class }
+        let class = self.protected > 0;
+        Asks {
+            keys: looks.keys,
+            class_attention: looks.attention && class,
+            received: looks.attention && !class,
+        }
     }
 
     fn key_bias(&self, _: usize) -> Option<Tensor<2>> {

@@ -22,7 +22,7 @@ pub use map::{MapError, Part, TokenMap};
 pub use pace::Pace;
 pub use record::{History, Recorder, Shares};
 pub use reducer::{CLAIMS, Reducer, Rule, STAGES};
-pub use tokens::{Directions, Looks, Onlooker, Tokens};
+pub use tokens::{Directions, Looks, Tokens};
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::tokens::{Onlooker, Tokens};
+use super::tokens::Tokens;
 
 /// How many tokens each block leaves, after pruning and after merging. All counts hold the protected tokens too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +17,6 @@ pub struct Rates {
     /// How many of them are no patches: the class token, and those that come with it.
     #[serde(default = "one")]
     pub protected: usize,
-    /// Whose attention patches are ranked by.
-    #[serde(default)]
-    pub rank: Onlooker,
     /// Tokens left by pruning, block after block.
     pub prune: Vec<usize>,
     /// Tokens left by merging, block after block; where it is no fewer than pruning leaves, none are merged.
@@ -111,7 +107,7 @@ pub enum RatesError {
 impl Rates {
     /// Counts as DiffRate has them.
     pub fn new(tokens: usize, protected: usize, prune: Vec<usize>, merge: Vec<usize>) -> Self {
-        Self { method: "diffrate".into(), tokens, protected, rank: Onlooker::Class, prune, merge }
+        Self { method: "diffrate".into(), tokens, protected, prune, merge }
     }
 
     /// Reads a file.
@@ -126,16 +122,15 @@ impl Rates {
 
     /// The file's text.
     pub fn to_json(&self) -> String {
-        let Self { method, tokens, protected, rank, prune, merge } = self;
-        let rows = [
-            ("method", json!(method)),
-            ("tokens", json!(tokens)),
-            ("protected", json!(protected)),
-            ("rank", json!(rank)),
-            ("prune", json!(prune)),
-            ("merge", json!(merge)),
-        ];
-        format!("{{\n{}\n}}\n", rows.map(|(name, value)| format!("  \"{name}\": {value}")).join(",\n"))
+        let list = |counts: &[usize]| serde_json::Value::from(counts.to_vec()).to_string();
+        format!(
+            "{{\n  \"method\": \"{}\",\n  \"tokens\": {},\n  \"protected\": {},\n  \"prune\": {},\n  \"merge\": {}\n}}\n",
+            self.method,
+            self.tokens,
+            self.protected,
+            list(&self.prune),
+            list(&self.merge)
+        )
     }
 
     /// Checks the counts against each other and a model of `layers` blocks.
@@ -212,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_schedule_survives_its_file_and_the_smaller_count_counts() {
-        let rates = Rates { rank: Onlooker::All, ..rates(&[65, 40, 30], &[65, 50, 20]) };
+        let rates = rates(&[65, 40, 30], &[65, 50, 20]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("schedule.json");
         std::fs::write(&path, rates.to_json()).unwrap();

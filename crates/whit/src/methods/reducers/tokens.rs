@@ -1,18 +1,6 @@
 //! What a reduction of tokens is decided on.
 
-use serde::{Deserialize, Serialize};
 use whit_kernels::matmul::{Side, Sizes, multiply};
-
-/// Whose attention patches are ranked by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Onlooker {
-    /// The class token's; where there is none, that of all tokens.
-    #[default]
-    Class,
-    /// That of all tokens, in the mean.
-    All,
-}
 
 /// What a reduction is decided on, besides the states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +8,7 @@ pub struct Looks {
     /// [`Tokens::keys`].
     pub keys: bool,
     /// [`Tokens::attention`].
-    pub attention: Option<Onlooker>,
+    pub attention: bool,
 }
 
 /// The tokens of one image between the attention of a block and its feed-forward part. None of them is padding.
@@ -34,8 +22,8 @@ pub struct Tokens<'a> {
     pub states: &'a [f32],
     /// The keys of the attention, averaged over its heads; empty where nobody looks at them. `[tokens, head_dim]`
     pub keys: &'a [f32],
-    /// The attention that each token got from the [`Onlooker`], averaged over the heads; empty where nobody looks at
-    /// it. `[tokens]`
+    /// The attention that each token got: from the class token, or where there is none from all tokens, averaged
+    /// over the heads; empty where nobody looks at it. `[tokens]`
     pub attention: &'a [f32],
     /// How many patches each token stands for. `[tokens]`
     pub sizes: &'a [f32],

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::methods::reducers::rates::{Rates, RatesError};
-use crate::methods::reducers::{CLAIMS, Looks, Onlooker, STAGES, TokenMap, Tokens, published, ranking};
+use crate::methods::reducers::{CLAIMS, Looks, STAGES, TokenMap, Tokens, published, ranking};
 use crate::methods::{
     Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room, Spec,
     Stage, Stages, TokenReducer, Value,
@@ -102,8 +102,7 @@ removing them; gradients go through the masks to the probability that the token 
 of the cost. The loss is the model's own plus five times the squared distance from the wanted cost. Only the logits of the
 candidates are learnt.
 
-A schedule is JSON: `prune` and `merge`, for each block the tokens left by either, the class token among them; and `rank`,
-`class` or `all`: whose attention patches are ranked by. Those that
+A schedule is JSON: `prune` and `merge`, for each block the tokens left by either, the class token among them. Those that
 the authors learnt on ImageNet are known by name, for use without learning on the same models at 224 pixels: the model and
 its G operations, as in `diffrate:schedule=deit-s-2.9`. There are `deit-t-` 0.6 to 1.0 in tenths, `deit-s-` 2.3, 2.5, 2.7, 2.9
 and 3.1, `deit-b-` 8.7, 10.0, 10.4, 11.5 and 12.5, `mae-b-` 8.7, 10.0, 10.4 and 11.5, `mae-l-` 31.0, 34.7, 38.5, 42.3 and 46.1,
@@ -119,7 +118,7 @@ differ from block to block, which those of an even pace cannot.
 Without a `schedule` an even pace is used, so that the rule can be tried; the paper has none. A cosine below zero adds
 nothing to a size, where the authors' code would make it negative and its logarithm meaningless. Models without a class
 token rank by the attention that a token gets from all others; on such models the paper merges only. `whit calibrate diffrate
---rank all` learns for that rule on models with a class token too, for where its attention says little.
+--merge-only` learns such a schedule for any model.
 
 The cost in the loss is a share of the dense cost, weighted as the paper weighs G operations at the 4.6 G of DeiT-S, so that
 the same weight serves models of any size. Calibration needs no labels: it learns from the answers that the model gives with
@@ -200,11 +199,7 @@ impl TokenReducer for DiffRate {
     }
 
     fn looks(&self) -> Looks {
-        let onlooker = match &self.pace {
-            Pace::Learnt(rates) => rates.rank,
-            Pace::Even(_) => Onlooker::Class,
-        };
-        Looks { keys: false, attention: Some(onlooker) }
+        Looks { keys: false, attention: true }
     }
 
     fn proportional(&self) -> bool {

@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use crate::methods::reducers::pace::{BLOCKS, KEEP, LIST, R, pace};
-use crate::methods::reducers::{
-    CLAIMS, Looks, MapError, Onlooker, Reducer, Rule, STAGES, TokenMap, Tokens, ranking,
-};
+use crate::methods::reducers::{CLAIMS, Looks, MapError, Reducer, Rule, STAGES, TokenMap, Tokens, ranking};
 use crate::methods::{
     Fidelity, Headline, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room, Spec,
 };
@@ -66,7 +64,7 @@ struct Fuse;
 
 impl Rule for Fuse {
     fn looks(&self) -> Looks {
-        Looks { keys: false, attention: Some(Onlooker::Class) }
+        Looks { keys: false, attention: true }
     }
 
     fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::tome::PROPORTIONAL;
 use crate::methods::reducers::anchors::{Anchors, Spreading};
 use crate::methods::reducers::pace::{BLOCKS, KEEP, LIST, R, pace};
-use crate::methods::reducers::{CLAIMS, Looks, MapError, Onlooker, Reducer, Rule, STAGES, TokenMap, Tokens};
+use crate::methods::reducers::{CLAIMS, Looks, MapError, Reducer, Rule, STAGES, TokenMap, Tokens};
 use crate::methods::{
     Fidelity, Headline, Kind, Knob, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room, Spec,
     Value,
@@ -128,8 +128,7 @@ struct Spread(Spreading);
 
 impl Rule for Spread {
     fn looks(&self) -> Looks {
-        let attended = matches!(self.0.anchors, Anchors::Attended | Anchors::Mixed);
-        Looks { keys: true, attention: attended.then_some(Onlooker::Class) }
+        Looks { keys: true, attention: matches!(self.0.anchors, Anchors::Attended | Anchors::Mixed) }
     }
 
     fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {

@@ -103,7 +103,7 @@ struct Merge;
 
 impl Rule for Merge {
     fn looks(&self) -> Looks {
-        Looks { keys: true, attention: None }
+        Looks { keys: true, attention: false }
     }
 
     fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {

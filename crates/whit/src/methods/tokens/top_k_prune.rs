@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use crate::methods::reducers::pace::{BLOCKS, KEEP, LIST, R, pace};
-use crate::methods::reducers::{
-    CLAIMS, Looks, MapError, Onlooker, Reducer, Rule, STAGES, TokenMap, Tokens, ranking,
-};
+use crate::methods::reducers::{CLAIMS, Looks, MapError, Reducer, Rule, STAGES, TokenMap, Tokens, ranking};
 use crate::methods::{Fidelity, Knobs, Method, MethodError, ModelFacts, ModelKind, Paper, Room, Spec};
 
 /// The description of the method.
@@ -54,7 +52,7 @@ struct Top;
 
 impl Rule for Top {
     fn looks(&self) -> Looks {
-        Looks { keys: false, attention: Some(Onlooker::Class) }
+        Looks { keys: false, attention: true }
     }
 
     fn map(&self, tokens: &Tokens<'_>, keep: usize) -> Result<TokenMap, MapError> {

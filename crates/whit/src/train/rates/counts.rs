@@ -27,6 +27,9 @@ pub(super) struct Logits {
     second: Vec<f32>,
 }
 
+/// The logit of what is sure beside those of the others, which are 0.
+const SURE: f32 = 30.0;
+
 /// The candidates that every count has: how many patches stay.
 #[derive(Clone, Debug)]
 pub(super) struct Candidates {
@@ -81,7 +84,7 @@ impl Counts {
     /// # Errors
     /// If the wanted cost cannot be reached, or the settings mean nothing.
     pub fn new(cost: VisionCost, search: Search) -> Result<Self, TrainError> {
-        let Search { keep, granularity, spared, .. } = search;
+        let Search { keep, granularity, spared, merge_only, .. } = search;
         if granularity == 0 || granularity >= cost.patches {
             return Err(TrainError::Setting(format!(
                 "candidates are from 1 to {} patches apart, not {granularity}",
@@ -105,7 +108,9 @@ impl Counts {
         }
         let count = Candidates::new(&cost, granularity).patches.len();
         let zeros = || Logits { values: vec![0.0; count], first: vec![0.0; count], second: vec![0.0; count] };
-        let logits = (spared..cost.layers).map(|_| [zeros(), zeros()]).collect();
+        let mut prunes = zeros();
+        prunes.values[0] = if merge_only { SURE } else { 0.0 };
+        let logits = (spared..cost.layers).map(|_| [prunes.clone(), zeros()]).collect();
         Ok(Self { cost, search, logits })
     }
 
@@ -143,7 +148,7 @@ impl Counts {
         let learnt: Vec<[usize; 2]> = self.logits.iter().map(&mut block).collect();
         let spared = (0..self.search.spared).map(|_| [all; 2]);
         let (prune, merge) = spared.chain(learnt).map(|[prune, merge]| (prune, merge)).unzip();
-        Rates { rank: self.search.rank, ..Rates::new(all, self.cost.specials, prune, merge) }
+        Rates::new(all, self.cost.specials, prune, merge)
     }
 
     /// The cost of a pass with these counts as a share of the dense one, with its gradient.
@@ -183,7 +188,9 @@ impl Counts {
             weight_decay: 0.0,
             count: u32::try_from(number + 1).unwrap_or(u32::MAX),
         };
-        for (logits, count) in self.logits.iter_mut().flatten().zip(counts.iter().flatten()) {
+        let fixed = usize::from(self.search.merge_only);
+        let learnt = self.logits.iter_mut().flat_map(|pair| &mut pair[fixed..]);
+        for (logits, count) in learnt.zip(counts.iter().flat_map(|pair| &pair[fixed..])) {
             // A count that took no part in the pass has no gradient.
             let Some(gradient) = count.logits.grad(&gradients).map(op::host) else { continue };
             let Logits { values, first, second } = logits;

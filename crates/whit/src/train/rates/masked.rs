@@ -4,9 +4,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use whit_kernels::op;
 
 use super::counts::Count;
-use super::{Search, no_classes};
+use super::no_classes;
 use crate::methods::importance;
-use crate::methods::reducers::{Directions, Onlooker};
+use crate::methods::reducers::Directions;
 use crate::nn::reduce::{Projected, Reduce, Reducing, Seen};
 use crate::nn::vision::Vision;
 use crate::train::TrainError;
@@ -19,7 +19,6 @@ const EPSILON: f64 = 1e-6;
 pub(super) struct Masked<'a> {
     counts: &'a [[Count; 2]],
     spared: usize,
-    rank: Onlooker,
     specials: usize,
     /// Tokens that are not gone, of every image.
     alive: usize,
@@ -27,23 +26,13 @@ pub(super) struct Masked<'a> {
     pub(super) mask: Option<Tensor<3>>,
     /// `[images, tokens]`
     sizes: Vec<f32>,
-    /// The attention that each token gets from the onlooker. `[images, tokens]`
+    /// The attention that each token gets, from the class token where there is one. `[images, tokens]`
     attention: Vec<f32>,
 }
 
 impl<'a> Masked<'a> {
-    pub(super) fn new(counts: &'a [[Count; 2]], search: &Search, specials: usize) -> Self {
-        let Search { spared, rank, .. } = *search;
-        Self {
-            counts,
-            spared,
-            rank,
-            specials,
-            alive: 0,
-            mask: None,
-            sizes: Vec::new(),
-            attention: Vec::new(),
-        }
+    pub(super) fn new(counts: &'a [[Count; 2]], spared: usize, specials: usize) -> Self {
+        Self { counts, spared, specials, alive: 0, mask: None, sizes: Vec::new(), attention: Vec::new() }
     }
 
     /// The scores of the classes with these counts. `[images, classes]`
@@ -170,7 +159,7 @@ impl Reduce for Masked<'_> {
         let weights = (scores - shift).exp() * seen;
         let sum = weights.clone().sum_dim(3) + EPSILON;
         let shares = (weights + EPSILON / all as f64) / sum;
-        let asking = if self.rank == Onlooker::Class && self.specials > 0 { 1 } else { self.alive };
+        let asking = if self.specials > 0 { 1 } else { self.alive };
         let asked = shares.clone().slice([0..images, 0..shares.dims()[1], 0..asking, 0..all]);
         self.attention = op::host(asked.mean_dim(1).mean_dim(2)).into_vec();
         Some(shares.matmul(values))

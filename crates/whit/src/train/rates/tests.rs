@@ -115,19 +115,13 @@ fn a_masked_pass_equals_one_with_fewer_tokens() {
     let device = Device::flex().autodiff();
     let model = vision_in(6, &Storage::Dense(device.clone())).no_grad();
     let pixels = Tensor::<4>::random([3, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
-    let pruned = [[48, 64], [48, 64], [32, 64], [24, 64], [8, 64]];
-    let merged = [[64, 60], [52, 48], [48, 40], [40, 20], [16, 4]];
-    for (chosen, rank) in [
-        (pruned, Onlooker::Class),
-        (merged, Onlooker::Class),
-        (pruned, Onlooker::All),
-        (merged, Onlooker::All),
-    ] {
-        let search = Search { keep: 0.6, rank, ..Search::default() };
-        let mut counts = Counts::new(cost(), search).unwrap();
+    for chosen in
+        [[[48, 64], [48, 64], [32, 64], [24, 64], [8, 64]], [[64, 60], [52, 48], [48, 40], [40, 20], [16, 4]]]
+    {
+        let mut counts = counts(0.6);
         sure(&mut counts, &chosen);
         let leaves = counts.begin(&device);
-        let mut pass = Masked::new(&leaves, &search, 1);
+        let mut pass = Masked::new(&leaves, 1, 1);
         let masked = op::host(pass.scores(&model, pixels.clone()).unwrap()).into_vec();
         let mask = op::host(pass.mask.clone().unwrap()).into_vec();
         assert!(mask.iter().all(|value| *value == 0.0 || *value == 1.0));
@@ -161,6 +155,19 @@ fn a_search_learns_and_ends_at_the_wanted_cost() {
     assert_eq!((seen.len(), rates.prune[0]), (30, 65));
     assert!(seen.iter().all(|step| step.loss.is_finite()));
     assert!((cost.saved(&rates.left()) - 0.3).abs() < 0.08, "{rates}");
+}
+
+#[test]
+fn a_search_that_only_merges_prunes_nothing() {
+    let device = Device::flex().autodiff();
+    let model = vision_in(3, &Storage::Dense(device.clone()));
+    let pixels = Tensor::<4>::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
+    let search = Search { keep: 0.7, steps: 30, learning_rate: 0.1, merge_only: true, ..Search::default() };
+    let mut examples = |_| Ok(Examples { pixels: pixels.clone(), labels: None });
+    let rates = learn(model, search, &mut examples, &mut |_| ()).unwrap();
+    let before: Vec<usize> = std::iter::once(65).chain(rates.merge.iter().copied()).take(3).collect();
+    assert_eq!(rates.prune, before, "{rates}");
+    assert!(rates.merge[2] < 65);
 }
 
 #[test]
