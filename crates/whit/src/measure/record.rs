@@ -45,7 +45,8 @@ pub struct Record {
     pub peak_bytes: Option<u64>,
     /// The share of tokens equal to the baseline's.
     pub agreement: f64,
-    /// Loss on held-out text in nats a token, where a text was given.
+    /// Loss of the model on held-out text in nats a token, where a text was given; only of the first row, since it is
+    /// measured in one pass without methods ([`stepwise`](super::stepwise) measures what methods lose).
     pub loss: Option<f64>,
     /// What one should know before believing the numbers.
     pub warnings: Vec<String>,

@@ -65,7 +65,10 @@ impl TextTask<'_> {
             run
         })?;
         let loss = self.held_out.as_ref().and_then(|text| quality::loss(self.model, text, 512));
-        Ok(all.iter().zip(&runs).map(|(variant, own)| self.record(variant, own, &runs[0], loss)).collect())
+        let mut records: Vec<Record> =
+            all.iter().zip(&runs).map(|(variant, own)| self.record(variant, own, &runs[0])).collect();
+        records[0].loss = loss;
+        Ok(records)
     }
 
     fn run(&self, plan: &Plan) -> Result<Run, GenerateError> {
@@ -80,7 +83,7 @@ impl TextTask<'_> {
         Ok(total)
     }
 
-    fn record(&self, variant: &Variant, runs: &[Run], baseline: &[Run], loss: Option<f64>) -> Record {
+    fn record(&self, variant: &Variant, runs: &[Run], baseline: &[Run]) -> Record {
         let seconds =
             |runs: &[Run]| -> Vec<f64> { runs.iter().map(|run| run.statistics.decode_seconds).collect() };
         let prompt =
@@ -111,7 +114,7 @@ impl TextTask<'_> {
             weight_bytes: self.model.bytes(),
             peak_bytes: super::memory::peak(),
             agreement,
-            loss,
+            loss: None,
             warnings: statistics.draft.iter().filter(|text| text.contains("switched off")).cloned().collect(),
         };
         record.judge();
