@@ -1,25 +1,27 @@
 //! `whit embed`: texts and images as vectors, and search among them.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Write};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use whit::embed::{Embedder, Pooling, Settings, cosine};
-use whit::load::ModelFiles;
 use whit::load::image::Picture;
 use whit::methods::Plan;
 use whit::methods::reducers::Passes;
-use whit::world::stable_hash;
 
-use super::classify::images;
 use crate::context::Context;
 use crate::error::AppError;
 use crate::model::ModelArguments;
 use crate::output;
 use crate::trace::Tracing;
+
+mod entry;
+mod made;
+
+use entry::{Content, Entry, Hit, MADE, folder, is, lines};
+use made::Made;
 
 /// Turn texts or images into vectors, or rank them by a query
 ///
@@ -90,40 +92,6 @@ struct Planned {
     plan: Plan,
     made: Made,
     tracing: Option<RefCell<Tracing>>,
-}
-
-/// What vectors were made with: only those that were made alike can be compared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Made {
-    /// The folder, file or name of the model, and the fingerprint of its configuration.
-    model: String,
-    /// How tokens became one vector, where the call said so.
-    pooling: Option<String>,
-    /// The methods that were on, as `--with` takes them.
-    with: Vec<String>,
-}
-
-/// Something to embed.
-#[derive(Debug)]
-struct Entry {
-    name: String,
-    /// The line's other fields.
-    fields: Map<String, Value>,
-    content: Content,
-    /// Its vector, where the line has one and says what made it.
-    stored: Option<(Made, Vec<f32>)>,
-}
-
-#[derive(Debug)]
-enum Content {
-    Text(String),
-    Image(PathBuf),
-}
-
-#[derive(Debug, Serialize)]
-struct Hit {
-    name: String,
-    cosine: f32,
 }
 
 pub fn run(arguments: Arguments, context: &Context) -> Result<(), AppError> {
@@ -251,134 +219,6 @@ impl Arguments {
     }
 }
 
-impl Made {
-    fn of(files: &ModelFiles, plan: &Plan, pooling: Option<PoolingName>) -> Self {
-        let print = stable_hash(files.config.to_string().as_bytes());
-        let name = files.origin.to_string();
-        let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        let pooling = pooling.map(|name| format!("{name:?}").to_lowercase());
-        let with = plan.parts().iter().map(|part| format!("{}:{}", part.spec().id, part.knobs)).collect();
-        Self { model: format!("{name} {print:016x}"), pooling, with }
-    }
-}
-
-impl std::fmt::Display for Made {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.model)?;
-        if let Some(pooling) = &self.pooling {
-            write!(f, " --pooling {pooling}")?;
-        }
-        self.with.iter().try_for_each(|with| write!(f, " --with {with}"))
-    }
-}
-
-impl Entry {
-    /// Compares the stored vector with `wanted`.
-    fn hit(&self, wanted: &[f32], made: &Made) -> Result<Hit, AppError> {
-        match &self.stored {
-            Some((by, vector)) if by == made && vector.len() == wanted.len() => {
-                Ok(Hit { name: self.name.clone(), cosine: cosine(wanted, vector) })
-            }
-            by => {
-                let by = by.as_ref().map(|(by, _)| by.to_string()).unwrap_or_default();
-                Err(AppError::input(
-                    format!(
-                        "`{}` was embedded by {by}, and the query by {made}: they cannot be compared",
-                        self.name
-                    ),
-                    "search with the same model and methods, or embed the texts again with --jsonl",
-                ))
-            }
-        }
-    }
-
-    fn image(path: &Path) -> Self {
-        let name = path.display().to_string();
-        Self { name, fields: Map::new(), content: Content::Image(path.to_owned()), stored: None }
-    }
-
-    fn text(name: String, text: String) -> Self {
-        Self { name, fields: Map::new(), content: Content::Text(text), stored: None }
-    }
-
-    /// A query: a text with what the model's authors put before one, or an image.
-    fn query(query: &str, embedder: &Embedder) -> Self {
-        match &embedder.texts {
-            Some(texts) => {
-                let prompt = texts.prompts()[0].as_deref().unwrap_or_default();
-                Self::text("the query".into(), format!("{prompt}{query}"))
-            }
-            None => Self::image(Path::new(query)),
-        }
-    }
-
-    /// A line of a file: a text, or an object with `text` or `image`.
-    fn line(line: &str, place: &str, json: bool) -> Result<Self, AppError> {
-        if !json {
-            return Ok(Self::text(line.chars().take(60).collect(), line.to_owned()));
-        }
-        let wrong = |reason: String| {
-            AppError::input(
-                format!("{place}: {reason}"),
-                "each line must be a JSON text, or an object with `text` or `image`",
-            )
-        };
-        let mut fields = match serde_json::from_str(line).map_err(|reason| wrong(reason.to_string()))? {
-            Value::String(text) => return Ok(Self::text(text.chars().take(60).collect(), text)),
-            Value::Object(fields) => fields,
-            _ => return Err(wrong("it is neither a text nor an object".into())),
-        };
-        let mut entry = match (fields.get("text"), fields.get("image")) {
-            (Some(Value::String(text)), None) => Self::text(text.chars().take(60).collect(), text.clone()),
-            (None, Some(Value::String(path))) => Self::image(Path::new(path)),
-            _ => return Err(wrong("it has not one of `text` and `image`, as a string".into())),
-        };
-        let (vector, made) = (fields.remove("embedding"), fields.remove(MADE));
-        if let (Some(vector), Some(made)) = (vector, made) {
-            let read = || Some((serde_json::from_value(made).ok()?, serde_json::from_value(vector).ok()?));
-            entry.stored = Some(read().ok_or_else(|| wrong(format!("`embedding` or `{MADE}` is damaged")))?);
-        }
-        entry.fields = fields;
-        Ok(entry)
-    }
-}
-
-fn is(path: &Path, endings: &[&str]) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
-}
-
-fn lines(reader: impl BufRead, name: &str, json: bool) -> Result<Vec<Entry>, AppError> {
-    let mut entries = Vec::new();
-    for (number, line) in reader.lines().enumerate() {
-        let line = line.map_err(AppError::file("read", Path::new(name)))?;
-        if !line.trim().is_empty() {
-            entries.push(Entry::line(&line, &format!("{name}, line {}", number + 1), json)?);
-        }
-    }
-    Ok(entries)
-}
-
-/// The images of a folder, or its texts if the model sees no images.
-fn folder(path: &Path, embedder: &Embedder) -> Result<Vec<Entry>, AppError> {
-    if embedder.images.is_some() {
-        return Ok(images(&[path.to_owned()])?.iter().map(|path| Entry::image(path)).collect());
-    }
-    let listed = std::fs::read_dir(path).map_err(AppError::file("read", path))?;
-    let mut files: Vec<PathBuf> =
-        listed.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is(path, &["txt", "md"])).collect();
-    files.sort();
-    if files.is_empty() {
-        let message = format!("{} holds no texts", path.display());
-        return Err(AppError::input(message, "files that end in .txt and .md are looked for"));
-    }
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).map_err(AppError::file("read", path))?;
-        Ok(Entry::text(path.display().to_string(), text))
-    };
-    files.iter().map(read).collect()
-}
-
 /// The vectors of entries of one kind.
 fn vectors(planned: &Planned, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppError> {
     let embedder = &planned.embedder;
@@ -415,9 +255,6 @@ fn vectors(planned: &Planned, entries: &[Entry]) -> Result<Vec<Vec<f32>>, AppErr
         _ => Ok(Vec::new()),
     }
 }
-
-/// The field of a line that says what its vector was made with.
-const MADE: &str = "embedded_by";
 
 fn write_lines(entries: &[Entry], vectors: Vec<Vec<f32>>, made: &Made) -> Result<(), AppError> {
     let mut out = io::stdout().lock();

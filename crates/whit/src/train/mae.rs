@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::TrainError;
 use super::run::Objective;
-use super::vision::{VisionRecipe, batch_numbers};
+use super::vision::{VisionRecipe, batch_numbers, pixels};
 use super::windows::Position;
 use crate::models::{self, ModelError};
 use crate::nn::attention::Batched;
@@ -73,8 +73,7 @@ impl Autoencoding {
     ) -> Result<Masked, TrainError> {
         let (pictures, size) = (if held_out { &self.held_out } else { &self.train }, self.recipe.size());
         let batch = pictures.batch(numbers, size).map_err(|error| TrainError::Setting(error.to_string()))?;
-        let values: Vec<f32> = batch.images.iter().map(|value| 2.0 * value - 1.0).collect();
-        let pixels = Tensor::from_data(TensorData::new(values, [numbers.len(), 3, size, size]), device);
+        let pixels = pixels(&batch.images, [numbers.len(), size], device);
         let patches = self.config.encoder.grid([size, size]).iter().product();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let kept = self.config.kept(patches);

@@ -15,7 +15,9 @@ use super::TrainError;
 use super::optimizer::AdamW;
 use super::run::{Objective, Settings};
 use super::schedule::Schedule;
+use super::vision::pixels;
 use super::windows::Position;
+use crate::generate::sampler::argmax;
 use crate::methods::reducers::Images;
 use crate::methods::{MethodError, Plan};
 use crate::nn::attention::Batched;
@@ -125,11 +127,11 @@ impl Segmentation {
         let (mut values, mut labels, mut count) = (Vec::new(), Vec::new(), 0);
         for scene in scenes.map(|number| self.world.sample(number)) {
             let rendered = scene.render(size);
-            values.extend(rendered.image.iter().map(|value| 2.0 * value - 1.0));
+            values.extend(rendered.image);
             labels.extend(shown(&scene, &rendered.owner, [size, self.patch]));
             count += 1;
         }
-        (Tensor::from_data(TensorData::new(values, [count, 3, size, size]), device), labels)
+        (pixels(&values, [count, size], device), labels)
     }
 
     /// How well `model` tells the patches of held-out pictures with the reducer of `plan`; it is outside autodiff.
@@ -142,7 +144,7 @@ impl Segmentation {
         for start in (0..count).step_by(BATCH) {
             let (pixels, labels) = self.read(start..count.min(start + BATCH as u64), &Device::flex());
             let scores = op::host(model.scores(pixels, Some(plan))?);
-            let answers = scores.data().chunks_exact(scores.width()).map(best);
+            let answers = scores.data().chunks_exact(scores.width()).map(|row| argmax(row) as usize);
             answers.zip(labels).for_each(|(answer, label)| confusion.add(label as usize, answer));
         }
         Ok(confusion.quality())
@@ -230,10 +232,6 @@ impl Objective for Segmentation {
     fn identity(&self) -> String {
         format!("patches of {:?}, {} held out", self.world, self.held_out)
     }
-}
-
-fn best(row: &[f32]) -> usize {
-    (0..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best })
 }
 
 /// How often each class was taken for each.

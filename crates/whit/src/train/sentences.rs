@@ -15,6 +15,7 @@ use super::pair::contrast;
 use super::run::{Objective, Settings};
 use super::windows::Position;
 use super::{TrainError, vocabulary, write_whole};
+use crate::generate::sampler::argmax;
 use crate::load::Tokenizer;
 use crate::models::clip::unit;
 use crate::models::{self, ModelError};
@@ -206,9 +207,9 @@ pub fn measure(model: &Encoder, nearness: &Nearness<'_>) -> Result<Figures, Trai
     let nearest = |row: &[f32]| {
         let dot = |other: &[f32]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
         let cosines: Vec<f32> = rows[TOPICS..].iter().map(|other| dot(other)).collect();
-        (0..TOPICS).max_by(|&a, &b| cosines[a].total_cmp(&cosines[b]))
+        argmax(&cosines) as usize
     };
-    let found = (0..TOPICS).filter(|&at| nearest(rows[at]) == Some(at)).count();
+    let found = (0..TOPICS).filter(|&at| nearest(rows[at]) == at).count();
     Ok(Figures { found: found as f64 / TOPICS as f64, topics: TOPICS, parameters: model.num_params() })
 }
 

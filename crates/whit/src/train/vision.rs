@@ -15,6 +15,7 @@ use super::TrainError;
 use super::rates::Examples;
 use super::run::{Objective, Settings};
 use super::windows::Position;
+use crate::generate::sampler::argmax;
 use crate::methods::reducers::Images;
 use crate::methods::{MethodError, Plan};
 use crate::models::{self, ModelError};
@@ -201,9 +202,7 @@ impl Classification {
     ) -> Result<Labelled, TrainError> {
         let batch =
             pictures.batch(numbers, self.size).map_err(|error| TrainError::Setting(error.to_string()))?;
-        let values: Vec<f32> = batch.images.iter().map(|value| 2.0 * value - 1.0).collect();
-        let pixels =
-            Tensor::from_data(TensorData::new(values, [numbers.len(), 3, self.size, self.size]), device);
+        let pixels = pixels(&batch.images, [numbers.len(), self.size], device);
         let label = |label: &Option<usize>| label.map(|class| class as u32);
         let labels: Option<Vec<u32>> = batch.labels.iter().map(label).collect();
         let labels = labels.ok_or_else(|| TrainError::Setting("some picture has no class".into()))?;
@@ -244,18 +243,17 @@ impl Classification {
             let scores =
                 classify(model, plan, pixels).map_err(|error| TrainError::Setting(error.to_string()))?;
             let scores = op::host(scores);
-            let answers = scores.data().chunks_exact(scores.width()).map(best);
+            let answers = scores.data().chunks_exact(scores.width()).map(argmax);
             right += answers.zip(labels).filter(|(answer, label)| answer == label).count();
         }
         Ok(right as f64 / count as f64)
     }
 }
 
-fn best(row: &[f32]) -> u32 {
-    row.iter()
-        .enumerate()
-        .fold((0, f32::MIN), |best, (at, &score)| if score > best.1 { (at as u32, score) } else { best })
-        .0
+/// Pictures with values from 0 to 1 as models take them, from -1 to 1: `[count, 3, size, size]`.
+pub fn pixels(pictures: &[f32], [count, size]: [usize; 2], device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = pictures.iter().map(|value| 2.0 * value - 1.0).collect();
+    Tensor::from_data(TensorData::new(values, [count, 3, size, size]), device)
 }
 
 /// The scores of the classes, `[images, classes]`, with the token reducer of `plan` where it has one.

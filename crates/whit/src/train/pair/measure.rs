@@ -6,6 +6,7 @@ use serde::Serialize;
 use whit_kernels::op;
 
 use super::{Captions, Contrast, Matched, Pair, PairRecipe};
+use crate::generate::sampler::argmax;
 use crate::train::TrainError;
 use crate::world::Pictures;
 
@@ -84,6 +85,5 @@ fn same(captions: &Captions, a: usize, b: usize) -> bool {
 /// The text that describes each image best.
 fn nearest(pair: &Pair, images: Tensor<2>, texts: Tensor<2>) -> Vec<usize> {
     let logits = op::host(pair.logits(images, texts));
-    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-    logits.data().chunks_exact(logits.width()).map(best).collect()
+    logits.data().chunks_exact(logits.width()).map(|row| argmax(row) as usize).collect()
 }

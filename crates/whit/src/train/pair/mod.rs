@@ -11,7 +11,7 @@ use serde_json::Value;
 use whit_kernels::cross_entropy::cross_entropy;
 
 use super::run::{Objective, Settings};
-use super::vision::batch_numbers;
+use super::vision::{batch_numbers, pixels};
 use super::windows::Position;
 use super::{TrainError, vocabulary, write_whole};
 use crate::load::Tokenizer;
@@ -205,11 +205,9 @@ impl<'a> Contrast<'a> {
     fn read(&self, scenes: &Scenes, numbers: &[usize], device: &Device) -> Result<Matched, TrainError> {
         let batch =
             scenes.batch(numbers, self.size).map_err(|error| TrainError::Setting(error.to_string()))?;
-        let values: Vec<f32> = batch.images.iter().map(|value| 2.0 * value - 1.0).collect();
-        let shape = [numbers.len(), 3, self.size, self.size];
         let texts: Vec<String> = batch.captions.into_iter().map(Option::unwrap_or_default).collect();
         Ok(Matched {
-            pixels: Tensor::from_data(TensorData::new(values, shape), device),
+            pixels: pixels(&batch.images, [numbers.len(), self.size], device),
             captions: Captions::new(&texts, self.tokenizer, self.context)?,
         })
     }
