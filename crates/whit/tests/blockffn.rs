@@ -132,7 +132,8 @@ impl Source for Broken {
 
 #[test]
 fn a_gate_that_is_no_number_is_an_error() {
-    let models = [config(), top_k()].map(|config| build_from(&config, &Broken(Random { seed: 5 }), WeightType::F32));
+    let models =
+        [config(), top_k()].map(|config| build_from(&config, &Broken(Random { seed: 5 }), WeightType::F32));
     let all = models.iter().flat_map(|model| [&[][..], &["blockffn"]].map(|methods| (model, methods)));
     for (model, methods) in all {
         let mut scheduler = Scheduler::new(model);

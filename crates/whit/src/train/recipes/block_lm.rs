@@ -178,7 +178,10 @@ mod tests {
 
     fn near(found: &[f32], wanted: &[f32], tolerance: f32) {
         for (found, wanted) in found.iter().zip(wanted) {
-            assert!((found - wanted).abs() < tolerance * wanted.abs().max(1.0), "{found} instead of {wanted}");
+            assert!(
+                (found - wanted).abs() < tolerance * wanted.abs().max(1.0),
+                "{found} instead of {wanted}"
+            );
         }
     }
 
