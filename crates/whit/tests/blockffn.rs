@@ -20,8 +20,21 @@ fn config() -> serde_json::Value {
     })
 }
 
+/// The same experts behind a router that chooses three of the nine.
+fn top_k() -> serde_json::Value {
+    let mut config = config();
+    config.as_object_mut().unwrap().remove("norm_after_router");
+    config["router_act"] = json!("topk");
+    config["num_experts_per_tok"] = json!(3);
+    config
+}
+
 fn build(source: &dyn Source, kind: WeightType) -> Decoder {
-    let settings = (models::architecture(&config()).unwrap().config)(&config()).unwrap();
+    build_from(&config(), source, kind)
+}
+
+fn build_from(config: &serde_json::Value, source: &dyn Source, kind: WeightType) -> Decoder {
+    let settings = (models::architecture(config).unwrap().config)(config).unwrap();
     let storage = Storage::Packed(Precision::Fixed(kind));
     Decoder::new(settings, &Vars::new(source, &storage)).unwrap()
 }
@@ -60,6 +73,20 @@ fn leaving_experts_out_changes_no_token() {
         let (alone, _) = run(&model, &["blockffn"], &[1]);
         assert_eq!(alone[0], plain[0], "{kind}");
         assert_eq!(run(&model, &["blockffn:sparse=false"], &[1, 2, 3, 4]).0, plain, "{kind}");
+    }
+}
+
+#[test]
+fn a_router_that_chooses_reads_what_it_chose_and_changes_no_token() {
+    for kind in [WeightType::F32, WeightType::Bf16, WeightType::Q8_0] {
+        let model = build_from(&top_k(), &Random { seed: 5 }, kind);
+        let (plain, _) = run(&model, &[], &[1, 2, 3, 4]);
+        let (sparse, statistics) = run(&model, &["blockffn"], &[1, 2, 3, 4]);
+        assert_eq!(sparse, plain, "{kind}");
+        let report = statistics.experts.unwrap();
+        assert!(report.contains("33.3 % for one token"), "{report}");
+        let drafted = ["blockffn", "token-recycling:tree=12,tune=false"];
+        assert_eq!(run(&model, &drafted, &[1, 2, 3, 4]).0, plain, "{kind}");
     }
 }
 
@@ -105,10 +132,12 @@ impl Source for Broken {
 
 #[test]
 fn a_gate_that_is_no_number_is_an_error() {
-    let model = build(&Broken(Random { seed: 5 }), WeightType::F32);
-    for methods in [&[][..], &["blockffn"]] {
-        let mut scheduler = Scheduler::new(&model);
-        scheduler.add(request(1), plan(&model, methods).begin()).unwrap();
+    let models =
+        [config(), top_k()].map(|config| build_from(&config, &Broken(Random { seed: 5 }), WeightType::F32));
+    let all = models.iter().flat_map(|model| [&[][..], &["blockffn"]].map(|methods| (model, methods)));
+    for (model, methods) in all {
+        let mut scheduler = Scheduler::new(model);
+        scheduler.add(request(1), plan(model, methods).begin()).unwrap();
         assert!(matches!(scheduler.step(), Err(GenerateError::NotFinite)));
     }
 }
@@ -118,11 +147,31 @@ fn settings_that_are_not_blockffns_are_refused() {
     for (field, value) in [("norm_after_router", "sum"), ("router_act", "gelu"), ("ffn_type", "moe")] {
         let mut wrong = config();
         wrong[field] = json!(value);
-        let refusal = (models::architecture(&wrong).unwrap().config)(&wrong).unwrap_err().to_string();
+        let refusal = refused(&wrong);
         assert!(refusal.contains(field) && refusal.contains(value), "{refusal}");
     }
     let mut wrong = config();
     wrong.as_object_mut().unwrap().remove("norm_after_router");
-    let refusal = (models::architecture(&wrong).unwrap().config)(&wrong).unwrap_err().to_string();
+    let refusal = refused(&wrong);
     assert!(refusal.contains("`norm_after_router` is missing"), "{refusal}");
+}
+
+#[test]
+fn a_choice_that_cannot_be_is_refused() {
+    for (field, value, said) in [
+        ("num_experts_per_tok", json!(0), "between 1 and num_experts (9)"),
+        ("num_experts_per_tok", json!(10), "between 1 and num_experts (9)"),
+        ("num_experts_per_tok", json!(null), "`num_experts_per_tok` is missing"),
+        ("norm_after_router", json!("rms"), "a topk router has none"),
+        ("router_act", json!("top"), "supported are relu and topk"),
+    ] {
+        let mut wrong = top_k();
+        wrong[field] = value;
+        let refusal = refused(&wrong);
+        assert!(refusal.contains(field) && refusal.contains(said), "{refusal}");
+    }
+}
+
+fn refused(config: &serde_json::Value) -> String {
+    (models::architecture(config).unwrap().config)(config).unwrap_err().to_string()
 }

@@ -11,7 +11,7 @@ use whit_kernels::linear::WeightType;
 use super::Architecture;
 use super::config::{self, Common, ConfigError, Defaults, size};
 use crate::nn::activation::Activation;
-use crate::nn::block_ffn::BlockFfnConfig;
+use crate::nn::block_ffn::{BlockFfnConfig, Router};
 use crate::nn::decoder::{Biases, DecoderConfig, Multipliers, Positions};
 use crate::nn::latent::LatentConfig;
 use crate::nn::vars::{Init, Source, VarsError};
@@ -37,6 +37,7 @@ struct Extra {
     norm_after_router: Option<String>,
     expert_size: Option<usize>,
     num_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
 }
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
@@ -111,21 +112,42 @@ impl Extra {
             "block" | "block_linear" => {}
             other => return Err(refusal("ffn_type", other, "supported are vanilla, block and block_linear")),
         }
-        let only = |field, found: &Option<String>, wanted: &'static str| match found.as_deref() {
-            Some(found) if found != wanted => Err(refusal(field, found, format!("supported is {wanted}"))),
-            None if field == "norm_after_router" => Err(ConfigError::Missing("norm_after_router")),
-            _ => Ok(()),
-        };
-        only("router_act", &self.router_act, "relu")?;
-        only("norm_after_router", &self.norm_after_router, "rms")?;
         if decoder.activation != Activation::Silu {
             return Err(refusal("hidden_act", format!("{:?}", decoder.activation), "supported is silu"));
         }
         let experts = size("num_experts", self.num_experts.unwrap_or(40))?;
-        let block = BlockFfnConfig { experts, size: size("expert_size", self.expert_size.unwrap_or(128))? };
+        let router = self.router(experts)?;
+        let block =
+            BlockFfnConfig { experts, size: size("expert_size", self.expert_size.unwrap_or(128))?, router };
         decoder.feed_forward = size("num_experts", experts * block.size)?;
         decoder.block_ffn = Some(block);
         Ok(())
+    }
+
+    fn router(&self, experts: usize) -> Result<Router, ConfigError> {
+        let norm = self.norm_after_router.as_deref();
+        match (self.router_act.as_deref().unwrap_or("relu"), norm) {
+            ("relu", Some("rms")) => Ok(Router::Relu),
+            ("relu", Some(other)) => Err(refusal("norm_after_router", other, "supported is rms")),
+            ("relu", None) => Err(ConfigError::Missing("norm_after_router")),
+            ("topk", Some(other)) => {
+                Err(refusal("norm_after_router", other, "a topk router has none; leave it out"))
+            }
+            ("topk", None) => self.chosen(experts).map(Router::TopK),
+            (other, _) => Err(refusal("router_act", other, "supported are relu and topk")),
+        }
+    }
+
+    /// The experts that a router chooses for a token.
+    fn chosen(&self, experts: usize) -> Result<usize, ConfigError> {
+        let field = "num_experts_per_tok";
+        match self.num_experts_per_tok {
+            None => Err(ConfigError::Missing(field)),
+            Some(count) if (1..=experts).contains(&count) => Ok(count),
+            Some(count) => {
+                Err(refusal(field, count, format!("it must lie between 1 and num_experts ({experts})")))
+            }
+        }
     }
 }
 
@@ -159,7 +181,7 @@ impl Blocks<'_> {
 
     /// The shape of a matrix that the file has expert by expert.
     fn stacked(&self, name: &str) -> [usize; 3] {
-        let BlockFfnConfig { experts, size } = self.block;
+        let BlockFfnConfig { experts, size, .. } = self.block;
         if name.ends_with("up_proj") { [experts, size, self.width] } else { [experts, self.width, size] }
     }
 

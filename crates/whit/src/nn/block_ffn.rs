@@ -1,5 +1,6 @@
 //! The feed-forward block of BlockFFN (arXiv 2507.08771, section 3.1): a router that opens any number
-//! of many small experts, differentiable because nothing is chosen.
+//! of many small experts, differentiable because nothing is chosen. And what it is compared with: the
+//! same experts behind a router that chooses a fixed number of them.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use whit_kernels::op::{self, Host};
 use super::attention::Attend;
 use super::linear::Linear;
 use super::norm::Norm;
+use super::top_k::top_softmax;
 use super::vars::{Vars, VarsError};
 use crate::nn::decoder::DecoderConfig;
 
@@ -21,6 +23,17 @@ pub struct BlockFfnConfig {
     pub experts: usize,
     /// Inner values of an expert.
     pub size: usize,
+    /// How scores become gates.
+    pub router: Router,
+}
+
+/// How a router's scores become gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Router {
+    /// `RMSNorm(ReLU(scores))`: any number of experts is open.
+    Relu,
+    /// Softmax over so many highest scores, zero elsewhere: a usual mixture of experts.
+    TopK(usize),
 }
 
 /// What a router said of the tokens of a pass.
@@ -28,23 +41,25 @@ pub struct BlockFfnConfig {
 pub struct Routing<'a> {
     /// The layer's index, from zero.
     pub layer: usize,
-    /// Raw scores: an expert is open for a token where its score is above zero. `[tokens, experts]`
+    /// Raw scores. `[tokens, experts]`
     pub scores: &'a Tensor<2>,
     /// What the experts' outputs are multiplied with, zero where an expert is not open. `[tokens, experts]`
     pub gates: &'a Tensor<2>,
 }
 
-/// `y = sum of a_i E_i(x)` with gates `a = RMSNorm(ReLU(router(x)))` and experts `E_i(x) = D_i SiLU(U_i x)`.
+/// `y = sum of a_i E_i(x)` with gates `a` of the [`Router`] and experts `E_i(x) = D_i SiLU(U_i x)`.
 ///
-/// A gate may be negative, where the norm's weight is; an expert is open where the score is positive.
+/// A gate may be negative, where the norm's weight is; an expert is open where its gate is not zero.
 #[derive(Module, Debug)]
 pub struct BlockFfn {
     router_proj: Linear, // [experts, width]
-    router_norm: Norm,
+    router_norm: Option<Norm>,
     up_proj: Option<Linear>,   // [experts * size, width]
     down_proj: Option<Linear>, // [width, experts * size]
     #[module(skip)]
     packed: Option<Arc<Packed>>,
+    #[module(skip)]
+    router: Router,
     #[module(skip)]
     layer: usize,
 }
@@ -60,7 +75,7 @@ impl BlockFfn {
         layer: usize,
         vars: &Vars<'_>,
     ) -> Result<Self, VarsError> {
-        let BlockFfnConfig { experts, size } = block;
+        let BlockFfnConfig { experts, size, router } = block;
         let (inner, width) = (experts * size, config.width);
         let up = vars.own("up_proj", inner, width)?;
         let down = vars.own("down_proj", width, inner)?;
@@ -78,12 +93,17 @@ impl BlockFfn {
             true => vars.linear(name, outputs, inputs, false).map(Some),
             false => Ok(None),
         };
+        let router_norm = match router {
+            Router::Relu => Some(vars.norm("router_norm", experts, config.norm)?),
+            Router::TopK(_) => None,
+        };
         Ok(Self {
             router_proj: vars.linear("router_proj", experts, width, false)?,
-            router_norm: vars.norm("router_norm", experts, config.norm)?,
+            router_norm,
             up_proj: dense("up_proj", inner, width)?,
             down_proj: dense("down_proj", width, inner)?,
             packed,
+            router,
             layer,
         })
     }
@@ -91,13 +111,23 @@ impl BlockFfn {
     /// `[tokens, width]` to `[tokens, width]`; `attend` sees the router and says which experts are read.
     pub fn forward(&self, x: Tensor<2>, attend: &mut dyn Attend) -> Tensor<2> {
         let scores = self.router_proj.forward(x.clone());
-        let open = whit_kernels::activation::relu(scores.clone());
-        let gates = self.router_norm.forward(open);
+        let gates = self.gates(scores.clone());
         let reach = attend.route(&Routing { layer: self.layer, scores: &scores, gates: &gates });
         match (&self.packed, &self.up_proj, &self.down_proj) {
             (Some(packed), ..) => run(packed, x, gates, &reach),
             (None, Some(up), Some(down)) => down.forward(block_ffn::gated(up.forward(x), gates)),
             _ => unreachable!("a block is built with its weights"),
+        }
+    }
+
+    fn gates(&self, scores: Tensor<2>) -> Tensor<2> {
+        let open = match self.router {
+            Router::Relu => whit_kernels::activation::relu(scores),
+            Router::TopK(count) => top_softmax(scores, count),
+        };
+        match &self.router_norm {
+            Some(norm) => norm.forward(open),
+            None => open,
         }
     }
 

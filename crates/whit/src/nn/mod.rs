@@ -19,6 +19,7 @@ mod positions;
 pub mod reduce;
 pub mod rotary;
 pub mod tempered;
+pub mod top_k;
 pub mod vars;
 pub mod vision;
 pub mod white;

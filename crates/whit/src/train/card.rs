@@ -109,6 +109,7 @@ fn figure_rows(figures: &Figures) -> Vec<(String, String)> {
 
 fn kind(config: &Value) -> &'static str {
     match (config["model_type"].as_str(), config["ffn_type"].as_str()) {
+        _ if config["router_act"] == "topk" => "mixture-of-experts",
         (_, Some("block" | "block_linear")) => "BlockFFN",
         (Some("minicpm"), _) => "MiniCPM-architecture",
         _ => "Llama-architecture",

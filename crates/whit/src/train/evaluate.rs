@@ -40,7 +40,7 @@ pub struct Figures {
     pub bytes: usize,
     /// Each task's name, and the share of its samples answered to the letter.
     pub tasks: Vec<(String, f64)>,
-    /// How many experts stay closed, where the model has BlockFFN's.
+    /// How many experts stay closed, where the model has blocks of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
@@ -76,11 +76,7 @@ fn usage(model: &Decoder, language: &Language) -> Option<Usage> {
     for inputs in language.held_out.tokens.chunks_exact(sequence).take(COUNTED) {
         let mut scores = Scores::of(1);
         logits_through(model, inputs, Shape { rows: 1, sequence }, &mut scores);
-        found.extend(scores.layers.into_iter().map(|layer| {
-            let layer = op::host(layer);
-            let open: Vec<bool> = layer.data().iter().map(|&score| score > 0.0).collect();
-            Usage::of(&open, layer.width())
-        }));
+        found.extend(scores.usage());
     }
     (!found.is_empty()).then(|| Usage::mean(&found))
 }

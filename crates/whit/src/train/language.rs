@@ -42,6 +42,8 @@ pub struct LanguageRecipe {
     pub seeded: bool,
     /// The losses of BlockFFN's routers, where the model has them.
     pub sparsity: Option<Sparsity>,
+    /// The weight of the loss on the experts' load, where routers choose a fixed number of them.
+    pub balance: Option<f32>,
     /// Whether every layer learns to say the next token, for a model that may end early.
     pub exits: bool,
     /// How much text is taken.
@@ -124,6 +126,8 @@ pub struct Language {
     pub fingerprint: u64,
     /// The losses of the routers, with what makes them what they are.
     pub guide: Option<(Sparsity, Guide)>,
+    /// The weight of the loss on the experts' load.
+    pub balance: Option<f32>,
     /// Whether every layer learns to say the next token.
     pub exits: bool,
 }
@@ -144,7 +148,8 @@ impl Language {
         let train = windows(corpus.train, recipe.growth, recipe.task_share, recipe.echo_share)?;
         let held_out = windows(corpus.held_out, None, 0.0, 0.0)?;
         let guide = recipe.sparsity.map(|sparsity| (sparsity, Guide::new(sparsity)));
-        Ok(Self { tokenizer, train, held_out, fingerprint, guide, exits: recipe.exits })
+        let LanguageRecipe { balance, exits, .. } = *recipe;
+        Ok(Self { tokenizer, train, held_out, fingerprint, guide, balance, exits })
     }
 }
 
@@ -153,14 +158,20 @@ impl Objective for Language {
 
     fn loss(&self, model: &Decoder, position: Position) -> Result<Tensor<1>, TrainError> {
         let batch = self.train.batch(&self.tokenizer, position)?;
-        let Some((_, guide)) = &self.guide else {
+        if self.guide.is_none() && self.balance.is_none() {
             return Ok(if self.exits { exits::loss(model, &batch) } else { loss(model, &batch) });
-        };
+        }
         let mut scores = Scores::of(batch.shape.rows);
         let logits = logits_through(model, &batch.inputs, batch.shape, &mut scores);
-        let guided =
-            guide.loss(&scores.layers, &batch.inputs, self.train.end, (batch.shape, position.step))?;
-        Ok(cross_entropy(logits, &batch.targets, None) + guided)
+        let mut total = cross_entropy(logits, &batch.targets, None);
+        if let Some((_, guide)) = &self.guide {
+            let at = (batch.shape, position.step);
+            total = total + guide.loss(&scores.layers, &batch.inputs, self.train.end, at)?;
+        }
+        if let Some(weight) = self.balance {
+            total = total + scores.balance()? * weight;
+        }
+        Ok(total)
     }
 
     fn memory(&self) -> Value {
@@ -191,6 +202,7 @@ impl Objective for Language {
         let growth = growth
             .map_or(String::new(), |Growth { first, until }| format!(" from {first} until step {until}"));
         let guide = self.guide.as_ref().map_or(String::new(), |(sparsity, _)| format!(", {sparsity:?}"));
+        let guide = self.balance.map_or(guide.clone(), |weight| guide + &format!(", load balance {weight}"));
         let guide = if self.exits { guide + ", a loss at every layer" } else { guide };
         format!(
             "corpus {:016x}, {rows} x {sequence} tokens{growth}, tasks {task_share}, echoes {echo_share}, seed {seed}{guide}",

@@ -87,8 +87,10 @@ const LONG: &str = "\
    nothing changes no bit.
 
 Of a chunk of tokens, *TLS* is the mean share of experts closed for one token, and *CLS* of length L the share closed
-for all of L tokens in a row. `whit train` prints both for the recipes `block-lm` and `block-lm-plain` (the same without
-the two losses).
+for all of L tokens in a row. `whit train` prints both for the recipe `block-lm` and for what it is to be compared with:
+`block-lm-plain`, the same without the two losses, and `block-lm-topk`, the same experts behind the router of a usual
+mixture. That one opens the k experts with the highest scores, whose gates are the softmax over these scores, and is
+trained with a loss that gives all experts the same load. `block-lm-dense` has a dense block of as many weights.
 
 ## When it pays
 
@@ -97,15 +99,19 @@ share of experts that are read. It works together with any draft: a tree of toke
 a model trained with the two losses keeps small. It pays in prompts too, where arithmetic is the limit, because closed
 pairs are not computed. Where nearly all experts are open it costs a few percent.
 
-It only works on models trained as BlockFFN: `config.json` says `\"ffn_type\": \"block\"`. It does nothing for attention
-and for the output head.
+It only works on models with such experts: `config.json` says `\"ffn_type\": \"block\"`. With `\"router_act\": \"topk\"` and
+`\"num_experts_per_tok\"` in the place of `\"norm_after_router\"` the router chooses; then a token reads as few experts, but
+tokens in a row read more of them together, since nothing taught them to agree. It does nothing for attention and for
+the output head.
 
 ## What is ours
 
 The paper's kernel computes all tokens of a pass in every expert of the union; here each expert sees only the tokens
 that open it, which is the same sum with fewer terms. The paper's kernels take 1, 32 or 64 tokens, at most 128 experts
 and test the sign of the gate after its norm; here there may be any number of each, and an expert is open where its gate
-is not zero. Prompts are sparse too; the paper's are dense. Latent attention keeps expanded keys in its cache.";
+is not zero. Prompts are sparse too; the paper's are dense. Latent attention keeps expanded keys in its cache. The router
+that chooses follows the paper's code, with gates that sum to one and load counted over all choices; its loss has the
+weight of Switch, and the experts behind it are BlockFFN's.";
 
 fn build(knobs: &Knobs, model: &ModelFacts) -> Result<Arc<dyn Method>, MethodError> {
     match model.block_experts {

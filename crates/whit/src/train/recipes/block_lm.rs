@@ -1,6 +1,7 @@
 //! `block-lm`: a small language model of Rust with the feed-forward blocks of BlockFFN, trained with its
-//! two losses (arXiv 2507.08771). `block-lm-plain` is the same without the losses, `block-lm-dense` has
-//! dense blocks of the same number of weights.
+//! two losses (arXiv 2507.08771). `block-lm-plain` is the same without the losses, `block-lm-topk` has a
+//! router that chooses as many experts as `block-lm` opens, `block-lm-dense` has dense blocks of the same
+//! number of weights.
 
 use serde_json::{Value, json};
 
@@ -25,6 +26,12 @@ pub(super) const PLAIN: Recipe = Recipe {
     settings: || recipe(blocks()),
 };
 
+pub(super) const TOP_K: Recipe = Recipe {
+    id: "block-lm-topk",
+    summary: "block-lm with a router that chooses 8 of 32 experts, to compare",
+    settings: || LanguageRecipe { balance: Some(BALANCE), ..recipe(chosen()) },
+};
+
 pub(super) const DENSE: Recipe = Recipe {
     id: "block-lm-dense",
     summary: "block-lm with dense feed-forward blocks of as many weights, to compare",
@@ -41,6 +48,12 @@ const EXPERTS: usize = 32;
 /// Inner values of an expert.
 const SIZE: usize = 32;
 
+/// The experts that a top-k router chooses. Three quarters are closed, as `block-lm` learns it.
+const CHOSEN: usize = 8;
+
+/// The weight of load balance, as Switch has it (arXiv 2101.03961, section 2.2).
+const BALANCE: f32 = 0.01;
+
 /// The part of `config.json` that asks for experts.
 fn blocks() -> Value {
     json!({
@@ -49,6 +62,17 @@ fn blocks() -> Value {
         "expert_size": SIZE,
         "router_act": "relu",
         "norm_after_router": "rms",
+    })
+}
+
+/// The same experts behind a router that chooses.
+fn chosen() -> Value {
+    json!({
+        "ffn_type": "block_linear",
+        "num_experts": EXPERTS,
+        "expert_size": SIZE,
+        "router_act": "topk",
+        "num_experts_per_tok": CHOSEN,
     })
 }
 
@@ -94,6 +118,7 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
         echo_share: 0.0,
         seeded: false,
         sparsity: None,
+        balance: None,
         exits: false,
         limits: Limits::default(),
         seed: 1,
@@ -109,11 +134,67 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+    use whit_kernels::linear::WeightType;
+    use whit_kernels::op;
+
     use super::*;
+    use crate::load::{Options, open};
+    use crate::models;
+    use crate::nn::decoder::Decoder;
+    use crate::nn::vars::{Precision, Storage};
+    use crate::train::export::save_decoder;
+    use crate::train::language::logits;
+    use crate::train::vocabulary;
 
     #[test]
-    fn the_three_have_the_same_number_of_weights_but_for_the_routers() {
+    fn all_have_the_same_number_of_weights_but_for_the_routers() {
         let count = |feed_forward| recipe(feed_forward).decoder_config().unwrap().parameters();
-        assert_eq!(count(blocks()) - count(dense()), (4 * EXPERTS * 256) as u64);
+        let routers = (4 * EXPERTS * 256) as u64;
+        assert_eq!(count(blocks()) - count(dense()), routers);
+        assert_eq!(count(chosen()) - count(dense()), routers);
+    }
+
+    fn small() -> LanguageRecipe {
+        let mut recipe = recipe(chosen());
+        let sizes = [("hidden_size", 64), ("num_hidden_layers", 2), ("num_attention_heads", 2)];
+        sizes.iter().for_each(|(name, size)| recipe.config[*name] = (*size).into());
+        recipe
+    }
+
+    /// Saves a model, and reads it again.
+    fn again(model: &Decoder, storage: &Storage) -> Decoder {
+        let folder = tempfile::tempdir().unwrap();
+        let words = vocabulary::words(&["a b".to_owned()], vocabulary::SENTENCE).unwrap();
+        let words = words.to_string(false).unwrap();
+        save_decoder(folder.path(), model, &small().config_json(), words.as_bytes()).unwrap();
+        let files = open(folder.path().to_str().unwrap(), &Options::default()).unwrap();
+        models::decoder(&files.config, files.weights.as_ref(), storage, &|_| {}).unwrap()
+    }
+
+    fn scores(model: &Decoder) -> Vec<f32> {
+        op::host(logits(model, &[3, 1, 4, 1, 5, 9, 2, 6], Shape { rows: 1, sequence: 8 })).into_vec()
+    }
+
+    fn near(found: &[f32], wanted: &[f32], tolerance: f32) {
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(
+                (found - wanted).abs() < tolerance * wanted.abs().max(1.0),
+                "{found} instead of {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_router_that_chooses_is_saved_and_read() {
+        let trained = small().model(&Device::flex()).unwrap();
+        let dense = Storage::Dense(Device::flex());
+        let read = again(&trained, &dense);
+        assert_eq!(read.config(), trained.config());
+        near(&scores(&read), &scores(&trained), 0.02); // weights were rounded to bf16
+        assert_eq!(scores(&again(&read, &dense)), scores(&read));
+        // Expert by expert, as they are read for use, they say the same.
+        let packed = again(&read, &Storage::Packed(Precision::Fixed(WeightType::F32)));
+        near(&scores(&packed), &scores(&read), 1e-4);
     }
 }

@@ -68,7 +68,7 @@ macro_rules! recipes {
 }
 
 recipes! {
-    block_lm: RECIPE PLAIN DENSE,
+    block_lm: RECIPE PLAIN TOP_K DENSE,
     crate_lm: RECIPE,
     distill: RECIPE,
     recall_lm: RECIPE DRAFT,

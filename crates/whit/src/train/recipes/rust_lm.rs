@@ -55,6 +55,7 @@ pub(super) fn language() -> LanguageRecipe {
         echo_share: 0.15,
         seeded: true,
         sparsity: None,
+        balance: None,
         exits: false,
         limits: Limits::default(),
         seed: 1,

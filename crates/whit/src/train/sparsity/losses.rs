@@ -1,7 +1,8 @@
-//! The two losses, differentiable in the routers' scores.
+//! The losses, differentiable in the routers' scores.
 
 use burn::tensor::{Tensor, TensorData};
 use whit_kernels::activation::{relu, sigmoid};
+use whit_kernels::softmax::softmax;
 
 use crate::train::windows::Shape;
 
@@ -54,9 +55,23 @@ pub fn chunk_sparsification(scores: Tensor<2>, shape: Shape, chunk: usize) -> Te
     closed.mean().neg() + 1.0
 }
 
+/// Load balance for a router that chooses a fixed number of `N` experts: `N sum f_i p_i`, where `f_i` is
+/// expert `i`'s share of all choices, a constant, and `p_i` the mean of its softmax over all scores
+/// (Switch, arXiv 2101.03961, equation 4; the shares of more than one choice as in BlockFFN's code). It is
+/// one where all experts have the same load.
+///
+/// `scores` and `gates` are `[tokens, experts]`.
+pub fn load_balance(scores: Tensor<2>, gates: Tensor<2>) -> Tensor<1> {
+    let [_, experts] = scores.dims();
+    let choices = gates.detach().not_equal_elem(0.0).float().sum_dim(0); // [1, experts]
+    let load = choices.clone() / choices.sum_dim(1);
+    (load * softmax(scores).mean_dim(0)).sum() * experts as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::top_k::top_softmax;
     use burn::tensor::Device;
 
     fn scores<const T: usize>(rows: [[f32; 3]; T]) -> Tensor<2> {
@@ -109,13 +124,28 @@ mod tests {
     }
 
     #[test]
+    fn balance_worked_by_hand() {
+        // Of the choices 2/4, 1/4 and 1/4; softmax (1/4, 1/4, 1/2) and (2/4, 1/4, 1/4), of which the means
+        // are (3/8, 2/8, 3/8).
+        let l = 2f32.ln();
+        let gates = scores([[0.4, 0.0, 0.6], [0.7, 0.3, 0.0]]);
+        let wanted = 3.0 * (2.0 * 3.0 + 1.0 * 2.0 + 1.0 * 3.0) / 32.0;
+        near(value(load_balance(scores([[0.0, 0.0, l], [l, 0.0, 0.0]]), gates.clone())), wanted, 1e-6);
+        // With even probabilities it is one; with all on one expert it is as many as there are.
+        near(value(load_balance(scores([[5.0; 3]; 2]), gates)), 1.0, 1e-6);
+        let rows = [[90.0, 0.0, 0.0]; 2];
+        near(value(load_balance(scores(rows), top_softmax(scores(rows), 1))), 3.0, 1e-6);
+    }
+
+    #[test]
     fn slopes_equal_finite_differences() {
         let rows = [[0.3, -0.2, 0.5], [0.1, 0.4, -0.3], [-0.6, 0.2, 0.35], [0.25, 0.15, 0.1]];
         let shape = Shape { rows: 1, sequence: 4 };
-        let losses: [&dyn Fn(Tensor<2>) -> Tensor<1>; 2] =
-            [&|scores| activation_locality(scores, &[true, false, true], 2.0), &|scores| {
-                chunk_sparsification(scores, shape, 4)
-            }];
+        let losses: [&dyn Fn(Tensor<2>) -> Tensor<1>; 3] = [
+            &|scores| activation_locality(scores, &[true, false, true], 2.0),
+            &|scores| chunk_sparsification(scores, shape, 4),
+            &|scores| load_balance(scores.clone(), top_softmax(scores, 2)),
+        ];
         for loss in losses {
             let input = scores(rows);
             let slopes = input.grad(&loss(input.clone()).backward()).unwrap();

@@ -1,12 +1,15 @@
 //! BlockFFN's training (arXiv 2507.08771, section 3.2): losses on the router's scores that make
-//! neighbouring tokens open the same few experts, and the figures that tell how far that came.
+//! neighbouring tokens open the same few experts, and the figures that tell how far that came. For the
+//! router that it is compared with, which chooses a fixed number of experts, the usual loss on their load.
 
 mod figures;
 mod losses;
+mod scores;
 mod weight;
 
 pub use figures::{Usage, chunk_sparsity, reuse, token_sparsity};
-pub use losses::{activation_locality, chunk_sparsification};
+pub use losses::{activation_locality, chunk_sparsification, load_balance};
+pub use scores::Scores;
 pub use weight::ChunkWeight;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,13 +17,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::Tensor;
 use serde::Serialize;
 use serde_json::Value;
-use whit_kernels::block_ffn::Reach;
 use whit_kernels::op;
 
 use super::TrainError;
 use super::windows::Shape;
-use crate::nn::attention::{Attend, Batched, Site};
-use crate::nn::block_ffn::Routing;
 
 /// How much the losses weigh.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -81,10 +81,7 @@ impl Guide {
         };
         let locality = mean(&|scores| activation_locality(scores.clone(), &joined, settings.sharpness));
         let chunks = mean(&|scores| chunk_sparsification(scores.clone(), shape, settings.chunk));
-        let (Some(locality), Some(chunks)) = (locality, chunks) else {
-            let text = "the recipe has losses for BlockFFN's routers, but its model has none: set `ffn_type`";
-            return Err(TrainError::Setting(text.into()));
-        };
+        let (Some(locality), Some(chunks)) = (locality, chunks) else { return Err(no_routers()) };
         let weight = self.weight().at(step, op::host(chunks.clone()).data()[0]);
         Ok(locality * settings.locality + chunks * weight)
     }
@@ -110,30 +107,9 @@ impl Guide {
     }
 }
 
-/// Attention of a training batch that keeps the routers' scores, layer after layer.
-#[derive(Debug)]
-pub struct Scores {
-    inner: Batched,
-    /// `[tokens, experts]` each.
-    pub layers: Vec<Tensor<2>>,
-}
-
-impl Scores {
-    /// For `batch` sequences.
-    pub fn of(batch: usize) -> Self {
-        Self { inner: Batched::causal(batch), layers: Vec::new() }
-    }
-}
-
-impl Attend for Scores {
-    fn attend(&mut self, site: &Site, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
-        self.inner.attend(site, queries, keys, values)
-    }
-
-    fn route(&mut self, routing: &Routing<'_>) -> Reach {
-        self.layers.push(routing.scores.clone());
-        Reach::Active
-    }
+fn no_routers() -> TrainError {
+    let text = "the recipe has losses for the routers of experts, but its model has none: set `ffn_type`";
+    TrainError::Setting(text.into())
 }
 
 #[cfg(test)]
@@ -149,38 +125,55 @@ mod tests {
 
     const SHAPE: Shape = Shape { rows: 2, sequence: 16 };
 
+    /// Experts that a router of [`top_k`] chooses.
+    const CHOSEN: usize = 2;
+
     fn model(feed_forward: &str) -> Decoder {
-        let config = json!({
+        build(json!({ "ffn_type": feed_forward, "norm_after_router": "rms" }))
+    }
+
+    fn top_k() -> Decoder {
+        build(json!({ "ffn_type": "block", "router_act": "topk", "num_experts_per_tok": CHOSEN }))
+    }
+
+    fn build(feed_forward: Value) -> Decoder {
+        let mut config = json!({
             "model_type": "minicpm", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
-            "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_type": feed_forward, "ffn_gated": false,
-            "norm_after_router": "rms", "num_experts": 6, "expert_size": 4, "scale_emb": 12.0,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_gated": false, "num_experts": 6,
+            "expert_size": 4, "scale_emb": 12.0,
         });
+        config.as_object_mut().unwrap().extend(feed_forward.as_object().unwrap().clone());
         let config = (models::architecture(&config).unwrap().config)(&config).unwrap();
         let storage = Storage::Dense(Device::flex().autodiff());
         Decoder::new(config, &Vars::new(&Random { seed: 3 }, &storage)).unwrap()
     }
 
     /// The scores of a batch, and its tokens.
-    fn scores(model: &Decoder) -> (Vec<Tensor<2>>, Vec<u32>) {
+    fn scores(model: &Decoder) -> (Scores, Vec<u32>) {
         let ids: Vec<u32> = (0..32).map(|at| at * 7 % 40).collect();
         let mut scores = Scores::of(SHAPE.rows);
         logits_through(model, &ids, SHAPE, &mut scores);
-        (scores.layers, ids)
+        (scores, ids)
+    }
+
+    /// The loss has a slope in every router of the model.
+    fn assert_reaches_routers(model: &Decoder, loss: Tensor<1>) {
+        let mut gradients = Named::new();
+        add_gradients(model, &mut loss.backward(), &mut gradients);
+        for layer in 0..2 {
+            let router = &gradients[&format!("layers.{layer}.mlp.router_proj.weight")];
+            assert!(router.iter().all(|slope| slope.is_finite()) && router.iter().any(|slope| *slope != 0.0));
+        }
     }
 
     #[test]
     fn the_losses_reach_every_router() {
         let model = model("block");
-        let (layers, ids) = scores(&model);
+        let (Scores { layers, .. }, ids) = scores(&model);
         assert_eq!(layers.iter().map(Tensor::dims).collect::<Vec<_>>(), [[32, 6]; 2]);
         let guide = Guide::new(Sparsity { chunk: 8, ..Sparsity::default() });
         let loss = guide.loss(&layers, &ids, 0, (SHAPE, 0)).unwrap();
-        let mut gradients = Named::new();
-        add_gradients(&model, &mut loss.backward(), &mut gradients);
-        for layer in 0..2 {
-            let router = &gradients[&format!("layers.{layer}.mlp.router_proj.weight")];
-            assert!(router.iter().all(|slope| slope.is_finite()) && router.iter().any(|slope| *slope != 0.0));
-        }
+        assert_reaches_routers(&model, loss);
         let other = Guide::new(Sparsity::default());
         other.recall(&guide.memory()).unwrap();
         assert_eq!(*other.weight(), *guide.weight());
@@ -189,8 +182,20 @@ mod tests {
 
     #[test]
     fn a_model_without_routers_is_refused() {
-        let (layers, ids) = scores(&model("vanilla"));
-        let refusal = Guide::new(Sparsity::default()).loss(&layers, &ids, 0, (SHAPE, 0)).unwrap_err();
+        let (scores, ids) = scores(&model("vanilla"));
+        let refusal = Guide::new(Sparsity::default()).loss(&scores.layers, &ids, 0, (SHAPE, 0)).unwrap_err();
         assert!(refusal.to_string().contains("ffn_type"), "{refusal}");
+        let refusal = scores.balance().unwrap_err();
+        assert!(refusal.to_string().contains("ffn_type"), "{refusal}");
+    }
+
+    #[test]
+    fn the_balance_of_chosen_experts_reaches_every_router() {
+        let model = top_k();
+        let (scores, _) = scores(&model);
+        for usage in scores.usage() {
+            assert!((usage.tls - 1.0 + CHOSEN as f64 / 6.0).abs() < 1e-12, "{}", usage.tls);
+        }
+        assert_reaches_routers(&model, scores.balance().unwrap());
     }
 }
