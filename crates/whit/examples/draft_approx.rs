@@ -1,5 +1,6 @@
 //! How well draft-based methods find things: key retrieval in long prompts, answered by a model alone,
-//! by its draft alone, and by the model with each method. Arguments: MODEL DRAFT [tokens samples]. Prints
+//! by its draft alone, and by the model with each method. Arguments: MODEL DRAFT [tokens samples METHOD...], where
+//! methods as `--with` takes them are measured instead of the usual ones. Prints
 //! one line of JSON for each: the share of answers right to the letter, and the share of tokens that the
 //! model alone would also have written.
 
@@ -22,7 +23,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, draft, rest @ ..] = &arguments[..] else {
-        return Err("draft_approx MODEL DRAFT [TOKENS SAMPLES]".into());
+        return Err("draft_approx MODEL DRAFT [TOKENS SAMPLES METHOD...]".into());
     };
     let numbers: Vec<usize> = rest.iter().map_while(|text| text.parse().ok()).collect();
     let (tokens, samples) = (*numbers.first().unwrap_or(&1024), *numbers.get(1).unwrap_or(&50));
@@ -42,22 +43,14 @@ fn main() -> Outcome<()> {
         alone: questions.iter().map(|one| one.plainly(&target)).collect::<Outcome<_>>()?,
         questions,
     };
-    let (few, quarter) = (tokens / 10, tokens / 4);
     bench.report("model alone", &target, None, usize::MAX)?;
     bench.report("draft alone", &small, None, usize::MAX)?;
-    bench.report(
-        "SnapKV, a tenth",
-        &target,
-        Some(format!("spec-kv:capacity={few},lookahead=0")),
-        usize::MAX,
-    )?;
-    bench.report("SpecKV, a tenth", &target, Some(format!("spec-kv:capacity={few}")), usize::MAX)?;
-    let sparse = format!("spec-kv:evict=false,band=128,columns={quarter}");
-    bench.report("SpecKV, read sparsely, nothing dropped", &target, Some(sparse), usize::MAX)?;
-    bench.report("the last quarter", &target, None, quarter)?;
-    bench.report("SpecPC, a quarter", &target, Some(format!("spec-pc:capacity={quarter}")), usize::MAX)?;
-    let both = format!("spec-kv:capacity={few},prompt={}", tokens / 2);
-    bench.report("SpecKV-PC, half and a tenth", &target, Some(both), usize::MAX)
+    match rest.iter().filter(|word| word.parse::<usize>().is_err()).collect::<Vec<_>>()[..] {
+        [] => bench.compare(&target, tokens),
+        ref methods => {
+            methods.iter().try_for_each(|with| bench.report("", &target, Some(with.to_string()), usize::MAX))
+        }
+    }
 }
 
 /// What is asked, and what the model says without any method.
@@ -68,6 +61,23 @@ struct Bench {
 }
 
 impl Bench {
+    /// The methods with the budgets that are compared.
+    fn compare(&self, target: &Decoder, tokens: usize) -> Outcome<()> {
+        let (few, quarter) = (tokens / 10, tokens / 4);
+        let rows = [
+            ("SnapKV, a tenth", format!("spec-kv:capacity={few},lookahead=0")),
+            ("SpecKV, a tenth", format!("spec-kv:capacity={few}")),
+            (
+                "SpecKV, read sparsely, nothing dropped",
+                format!("spec-kv:evict=false,band=128,columns={quarter}"),
+            ),
+            ("SpecPC, a quarter", format!("spec-pc:capacity={quarter}")),
+            ("SpecKV-PC, half and a tenth", format!("spec-kv:capacity={few},prompt={}", tokens / 2)),
+        ];
+        self.report("the last quarter", target, None, quarter)?;
+        rows.into_iter().try_for_each(|(setting, with)| self.report(setting, target, Some(with), usize::MAX))
+    }
+
     /// Asks all questions, with prompts cut to their `last` tokens.
     fn report(&self, setting: &str, model: &Decoder, method: Option<String>, last: usize) -> Outcome<()> {
         let plan = Plan::new(&Selection::parse(method.as_slice())?, &self.facts)?;

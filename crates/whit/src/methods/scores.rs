@@ -247,9 +247,9 @@ impl Scorer for GlobalLocal {
         self.0.wants().union(Global.wants())
     }
 
-    fn scores(&self, tally: &Tally, cache: &[HeadRows]) -> Scores {
-        let local = self.0.scores(tally, cache);
-        tally.global().iter().zip(&local).map(|(global, local)| global_local(global, local)).collect()
+    fn scores(&self, tally: &Tally, _: &[HeadRows]) -> Scores {
+        let (local, reach) = (tally.local(), self.0.reach);
+        tally.global().iter().zip(&local).map(|(global, local)| global_local(global, local, reach)).collect()
     }
 }
 
@@ -274,11 +274,13 @@ impl Scorer for KeyNorm {
     }
 }
 
-/// `max(local, global * mean(local) / mean(global))`.
-pub fn global_local(global: &[f32], local: &[f32]) -> Vec<f32> {
+/// `max(pooled local, global * mean(local) / mean(global))`: the largest of `reach` neighbours to either side is
+/// taken behind the alignment, for it raises the local mean and would tip the scale towards the global score.
+pub fn global_local(global: &[f32], local: &[f32], reach: usize) -> Vec<f32> {
     let (sum, aim) = (global.iter().sum::<f32>(), local.iter().sum::<f32>());
     let factor = if sum > 0.0 { aim / sum } else { 0.0 };
-    global.iter().zip(local).map(|(global, local)| local.max(global * factor)).collect()
+    let pooled = max_pool(local, 2 * reach + 1);
+    global.iter().zip(pooled).map(|(global, local)| local.max(global * factor)).collect()
 }
 
 /// The length of a vector.
@@ -317,9 +319,10 @@ mod tests {
 
     #[test]
     fn global_and_local_meet_at_the_same_mean() {
-        let scores = global_local(&[8.0, 0.0, 0.0, 0.0], &[0.0, 0.0, 1.0, 1.0]);
-        assert_eq!(scores, [2.0, 0.0, 1.0, 1.0]);
-        assert_eq!(global_local(&[0.0; 2], &[1.0, 2.0]), [1.0, 2.0]);
+        let (global, local) = ([8.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(global_local(&global, &local, 0), [2.0, 0.0, 1.0, 1.0]);
+        assert_eq!(global_local(&global, &local, 1), [2.0, 1.0, 1.0, 1.0]);
+        assert_eq!(global_local(&[0.0; 2], &[1.0, 2.0], 0), [1.0, 2.0]);
     }
 
     /// A prompt of two tokens, then a step: two query heads on one cache.

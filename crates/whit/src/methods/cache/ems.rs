@@ -104,9 +104,10 @@ const LONG: &str = "\
 
 1. **Global score.** After the prompt's attention, a second pass over its scores adds up what each key received from all
    queries. With the log-sum-exp of every row known, no matrix of queries by keys is needed.
-2. **Local score.** The weights of the last `recent` queries are added up, and pooled over `pool` neighbours if asked.
+2. **Local score.** The weights of the last `recent` queries are added up.
 3. **Both.** A row's score is `max(local, global * mean(local) / mean(global))`, for each key-value head; query heads that
-   share one are averaged first.
+   share one are averaged first. With `pool` the local score then is the largest of so many neighbours to either side;
+   the means are those before it, for pooling raises the local one and would let the global score decide alone.
 4. **Split.** The last `recent` rows stay, and the `budget - recent` best of the others. These are the centres. The tail of
    the rest that holds less than `rho` of the head's score is dropped unseen: a head that looks at few places drops
    nearly everything, one that looks everywhere keeps much to merge.
@@ -129,16 +130,17 @@ that are little longer than the budget it is not worth it.
 Facts that no query of the prompt looked at may be gone when a later question asks for them: no method that sees only the
 prompt's own attention can know.
 
-With budgets of some dozens of rows choose `recent` small and `pool` around 7: measured on rust-lm with 56 of 448 rows, keys
-are found in 98 % of the questions with `recent=8,pool=7`, and in 4 % with the defaults (`bench/records/recall.md`). Merging
-itself was worth less than 0.1 % of the perplexity there.
+With budgets of some dozens of rows set `pool` to about 7: measured on rust-lm with 56 of 448 rows, keys are found in 98 % of
+the questions with `recent=8,pool=7`, in 82 % with `recent=32,pool=7`, and in 2 % with the defaults, which pool nothing
+(`bench/records/recall.md`). Merging itself moved the perplexity by less than 0.1 % there.
 
 ## What is ours
 
 The paper is public in its idea, not in its constants: `tau`, `rho`, `recent`, the rule of the three-way split, averaging
-query heads before the maximum, and the guard against two negative cosines are ours. The paper pads the heads of a batch
-to equal lengths; here every head is a task of its own, with the same class of zeros. `keys=false` merges values only,
-`adaptive` deals the rows out as `adakv` does, and `tau=1.01` is plain eviction by the same score.
+query heads before the maximum, `pool` behind the alignment, and the guard against two negative cosines are ours. The
+paper pads the heads of a batch to equal lengths; here every head is a task of its own, with the same class of zeros.
+`keys=false` merges values only, `adaptive` deals the rows out as `adakv` does, and `tau=1.01` is plain eviction by the
+same score.
 
 Layers with a sliding window keep their rows, for the kernel tells those apart by where they lie.";
 
