@@ -1,149 +1,33 @@
-//! Classifiers of pictures: what a recipe for one says, how pictures become losses, and how good the result is.
-
-use std::path::Path;
+//! Classifiers of pictures: how pictures become losses, and how good the result is.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use serde_json::Value;
 use whit_kernels::cross_entropy::cross_entropy;
 use whit_kernels::op;
 
 use super::TrainError;
 use super::rates::Examples;
-use super::run::{Objective, Settings};
+use super::run::Objective;
 use super::windows::Position;
 use crate::generate::sampler::argmax;
 use crate::methods::reducers::Images;
 use crate::methods::{MethodError, Plan};
-use crate::models::{self, ModelError};
 use crate::nn::attention::Batched;
 use crate::nn::reduce::{Reduce, Reducing};
-use crate::nn::vars::{Random, Source, Storage, Vars};
-use crate::nn::vision::{Vision, VisionConfig};
-use crate::nn::white::Initial;
-use crate::world::folder::Folder;
-use crate::world::scene::WorldError;
-use crate::world::{Pictures, Scenes, World};
+use crate::nn::vision::Vision;
+use crate::world::Pictures;
+
+mod recipe;
+mod samples;
+
+pub use recipe::VisionRecipe;
+pub use samples::{Colours, Samples};
 
 /// Pictures that are looked at during training.
 const WATCHED: usize = 256;
-
-/// A recipe for a classifier of pictures.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VisionRecipe {
-    /// The architecture, as `config.json` says it; the classes are set from the pictures.
-    pub config: Value,
-    /// How hard the toy world's pictures are.
-    pub level: u8,
-    /// Pictures held out.
-    pub held_out: usize,
-    /// Pictures of a batch.
-    pub batch: usize,
-    /// The weight of a second loss: patches on the object that the class is about shall tell the class too,
-    /// so that a small transformer sees early where to look ("token labeling"; Jiang et al., 2021, arXiv
-    /// 2104.10858). 0 for none; left out where it is not known which patches these are.
-    pub patch_share: f32,
-    /// Every random choice follows from it.
-    pub seed: u64,
-    /// How long and how.
-    pub settings: Settings,
-}
-
-impl VisionRecipe {
-    /// Pixels on a side.
-    pub fn size(&self) -> usize {
-        self.config["image_size"].as_u64().map_or(0, |size| size as usize)
-    }
-
-    /// The pictures to learn from and those held out: of the toy world, or of a folder with a folder for each
-    /// class, of which every tenth picture is held out.
-    ///
-    /// # Errors
-    /// If there are none.
-    pub fn pictures(&self, data: Option<&Path>) -> Result<[Box<dyn Pictures>; 2], TrainError> {
-        if let Some(folder) = data {
-            let open = || Folder::open(folder).map_err(|error| TrainError::Setting(error.to_string()));
-            let part = |held_out| -> Result<Box<dyn Pictures>, TrainError> {
-                Ok(Box::new(Part { folder: open()?, held_out }))
-            };
-            return Ok([part(false)?, part(true)?]);
-        }
-        let world = self.world().map_err(|error| TrainError::Setting(error.to_string()))?;
-        let first = self.held_out as u64;
-        Ok([Box::new(Scenes::new(world, first..u64::MAX)), Box::new(Scenes::new(world, 0..first))])
-    }
-
-    /// The toy world that its pictures are of; the first scenes are held out.
-    ///
-    /// # Errors
-    /// If there is no such level or size.
-    pub fn world(&self) -> Result<World, WorldError> {
-        World::new(self.seed, self.level, self.size())
-    }
-
-    /// `config.json` of a model of these classes.
-    pub fn config_json(&self, classes: &[String]) -> Value {
-        let mut config = self.config.clone();
-        let names = classes.iter().enumerate().map(|(id, name)| (id.to_string(), Value::from(name.as_str())));
-        let ids = classes.iter().enumerate().map(|(id, name)| (name.clone(), Value::from(id)));
-        config["id2label"] = Value::Object(names.collect());
-        config["label2id"] = Value::Object(ids.collect());
-        config
-    }
-
-    /// The network before training, on `device`.
-    ///
-    /// # Errors
-    /// If the configuration cannot be.
-    pub fn model(&self, classes: &[String], device: &Device) -> Result<Vision, TrainError> {
-        let (storage, random) = (Storage::Dense(device.clone()), Random { seed: self.seed });
-        let config = self.vision_config(classes)?;
-        let source: &dyn Source = if config.block.white.is_some() { &Initial { random } } else { &random };
-        Ok(Vision::new(config, &Vars::new(source, &storage)).map_err(ModelError::from)?)
-    }
-
-    fn vision_config(&self, classes: &[String]) -> Result<VisionConfig, TrainError> {
-        let config = self.config_json(classes);
-        let known = models::vision::architecture(&config);
-        let architecture =
-            known.ok_or_else(|| TrainError::Setting("the recipe's model is no vision transformer".into()))?;
-        Ok(architecture.config(&config).map_err(ModelError::from)?)
-    }
-}
-
-/// The part of a folder that is learnt from, or the part that is held out.
-struct Part {
-    folder: Folder,
-    held_out: bool,
-}
-
-impl Part {
-    fn place(&self, number: usize) -> usize {
-        if self.held_out { 10 * number } else { number + number / 9 + 1 }
-    }
-}
-
-impl Pictures for Part {
-    fn len(&self) -> usize {
-        let held_out = self.folder.len().div_ceil(10);
-        if self.held_out { held_out } else { self.folder.len() - held_out }
-    }
-
-    fn classes(&self) -> Vec<String> {
-        self.folder.classes()
-    }
-
-    fn picture(
-        &self,
-        number: usize,
-        size: usize,
-    ) -> Result<crate::world::Picture, crate::world::folder::FolderError> {
-        self.folder.picture(self.place(number), size)
-    }
-}
 
 /// Learning which class a picture is of.
 #[expect(missing_debug_implementations, reason = "pictures come from anywhere")]
@@ -343,65 +227,6 @@ fn loss(model: &Vision, Labelled { pixels, labels, patches }: Labelled, patch_sh
             whole + cross_entropy(scores, &labels, Some(NOTHING)) * patch_share
         }
         _ => whole,
-    }
-}
-
-/// Pictures without labels, to calibrate on.
-#[expect(missing_debug_implementations, reason = "pictures come from anywhere")]
-pub struct Samples {
-    pictures: Box<dyn Pictures>,
-    size: usize,
-    batch: usize,
-    colours: Colours,
-}
-
-/// Mean and deviation of each colour, taken off and divided by.
-pub type Colours = ([f32; 3], [f32; 3]);
-
-impl Samples {
-    /// Pictures of a folder, or without one of the toy world, for a model of images of this height and width.
-    ///
-    /// # Errors
-    /// If there are none, or the images are not square.
-    pub fn open(
-        folder: Option<&Path>,
-        [height, width]: [usize; 2],
-        batch: usize,
-        colours: Colours,
-    ) -> Result<Self, TrainError> {
-        let setting = |error: &dyn std::fmt::Display| TrainError::Setting(error.to_string());
-        if height != width {
-            return Err(setting(&format!(
-                "the model's images are {height} x {width}; only square ones are made here"
-            )));
-        }
-        let pictures: Box<dyn Pictures> = match folder {
-            Some(folder) => Box::new(Folder::open(folder).map_err(|error| setting(&error))?),
-            None => {
-                let world = World::new(1, 2, height).map_err(|error| setting(&error))?;
-                Box::new(Scenes::new(world, 1 << 32..u64::MAX))
-            }
-        };
-        Ok(Self { pictures, size: height, batch, colours })
-    }
-
-    /// The batch of a step.
-    ///
-    /// # Errors
-    /// If a picture cannot be read.
-    pub fn batch(&self, step: u64, device: &Device) -> Result<Examples, TrainError> {
-        let mut random = ChaCha8Rng::seed_from_u64(step);
-        let numbers: Vec<usize> =
-            (0..self.batch).map(|_| random.random_range(0..self.pictures.len())).collect();
-        let batch = self.pictures.batch(&numbers, self.size);
-        let mut values = batch.map_err(|error| TrainError::Setting(error.to_string()))?.images;
-        let (mean, deviation) = self.colours;
-        for (plane, values) in values.chunks_exact_mut(self.size * self.size).enumerate() {
-            let colour = plane % 3;
-            values.iter_mut().for_each(|value| *value = (*value - mean[colour]) / deviation[colour]);
-        }
-        let shape = [numbers.len(), 3, self.size, self.size];
-        Ok(Examples { pixels: Tensor::from_data(TensorData::new(values, shape), device), labels: None })
     }
 }
 
