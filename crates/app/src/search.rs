@@ -63,7 +63,7 @@ impl SearchArguments {
         let words = words(&forms, chosen, limits, whole);
         if let Some(path) = &self.html {
             let title = format!("{} in {} forms", files.origin, forms.len());
-            let page = plot::html(&title, &forms, chosen, &words);
+            let page = plot::html(&title, &forms, whole, chosen, &words);
             let failed = |reason| whit::load::LoadError::io("write", path, reason);
             write_atomic(path, |file| file.write_all(page.as_bytes()).map_err(failed))?;
         }
@@ -106,10 +106,10 @@ fn words(forms: &[Measured], chosen: Option<&Measured>, limits: Limits, whole: f
     asked.extend(limits.bytes.map(|most| format!("at most {}", bytes(most))));
     asked.extend(limits.loss.map(|most| format!("at most {:.2} % more loss", 100.0 * most)));
     let asked = asked.join(" and ");
-    let more = |one: &Measured| 100.0 * (one.loss / whole - 1.0);
+    let more = |one: &Measured| plot::more(one.loss, whole);
     match chosen {
         Some(one) => format!(
-            "{} is the {} with {asked}: {}, loss {:.4}, which is {:+.2} % against the model as it is. \
+            "{} is the {} with {asked}: {}, loss {:.4}, which is {} against the model as it is. \
              Write it again with `whit shrink {}`.",
             one.form.name(),
             if limits.bytes.is_some() { "best form" } else { "smallest form" },
@@ -122,7 +122,7 @@ fn words(forms: &[Measured], chosen: Option<&Measured>, limits: Limits, whole: f
             let smallest = forms.iter().min_by_key(|one| one.bytes);
             let smallest = smallest.map_or(String::new(), |one| {
                 format!(
-                    "; the smallest is {} with {} and {:+.2} % loss",
+                    "; the smallest is {} with {} and {} loss",
                     one.form.name(),
                     bytes(one.bytes),
                     more(one)
@@ -144,7 +144,7 @@ impl Found {
             } else {
                 ""
             };
-            let more = format!("{:+.2} %", 100.0 * (one.loss / self.loss - 1.0));
+            let more = plot::more(one.loss, self.loss);
             let (loss, bits) = (format!("{:.4}", one.loss), format!("{:.4}", one.bits_per_byte));
             vec![one.form.name(), bytes(one.bytes), loss, more, bits, mark.into()]
         });

@@ -54,7 +54,7 @@ pub fn plot(points: &[Point], [cost, gain]: [&str; 2]) -> String {
     let mut labels = Labels::among(points.iter().map(|point| scale.place(point)));
     for point in named(points) {
         let (x, y) = scale.place(point);
-        labels.put(x, y, &point.name, WIDE);
+        labels.put(x, y, &point.name, LEFT..WIDE);
     }
     svg + &labels.svg() + "</svg>"
 }

@@ -1,6 +1,7 @@
 //! The frame of every page that Whit writes: one file that needs nothing but itself, in light or in dark.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use super::write::escape;
 use crate::methods::Plan;
@@ -21,6 +22,15 @@ pub fn page(title: &str, style: &str, body: &str) -> String {
 /// A heading over the whole page.
 pub fn heading(title: &str) -> String {
     format!("<h1>{}</h1>", escape(title))
+}
+
+/// A paragraph, in which what stands between backticks is code.
+pub fn paragraph(words: &str) -> String {
+    let piece = |(at, text): (usize, &str)| match at % 2 {
+        0 => escape(text),
+        _ => format!("<code>{}</code>", escape(text)),
+    };
+    format!("<p>{}</p>", words.split('`').enumerate().map(piece).collect::<String>())
 }
 
 /// A row of figures, each a name and a value.
@@ -60,10 +70,23 @@ impl Labels {
         Self { taken: points.into_iter().map(around).collect(), text: String::new() }
     }
 
-    /// Puts a name beside the point at `x`, `y`, where there is room left of `right`.
-    pub fn put(&mut self, x: f64, y: f64, name: &str, right: f64) {
+    /// Nor over the line through `points`.
+    pub fn beside_line(mut self, points: &[(f64, f64)]) -> Self {
+        for pair in points.windows(2) {
+            let [(x, y), (to_x, to_y)] = [pair[0], pair[1]];
+            let steps = ((to_x - x).hypot(to_y - y) / 6.0).ceil().max(1.0);
+            let at = |step: f64| (x + (to_x - x) * step / steps, y + (to_y - y) * step / steps);
+            let dots = (0..=steps as usize).map(|step| at(step as f64));
+            self.taken.extend(dots.map(|(x, y)| [x - 1.0, y - 1.0, x + 1.0, y + 1.0]));
+        }
+        self
+    }
+
+    /// Puts a name beside the point at `x`, `y`, where there is room `within` left and right.
+    pub fn put(&mut self, x: f64, y: f64, name: &str, within: Range<f64>) {
         let wide = 6.6 * name.chars().count() as f64;
-        let sides = [8.0, -8.0 - wide].into_iter().filter(|side| x + side + wide <= right);
+        let fits = |side: &f64| x + side >= within.start && x + side + wide <= within.end;
+        let sides = [8.0, -8.0 - wide].into_iter().filter(fits);
         let places = [-6.0, 15.0, -20.0, 29.0, -34.0, 43.0, -48.0, 57.0].map(|down| y + down);
         let all = places.iter().flat_map(|&down| sides.clone().map(move |side| (x + side, down)));
         let mut free = all.filter(|&(left, base)| self.is_free([left, base - 10.0, left + wide, base + 2.0]));
@@ -112,12 +135,28 @@ mod tests {
     fn names_of_neighbours_keep_apart() {
         let points = [(10.0, 50.0), (12.0, 52.0), (14.0, 54.0), (16.0, 50.0)];
         let mut labels = Labels::among(points);
-        points.iter().for_each(|&(x, y)| labels.put(x, y, "a long name", 400.0));
+        points.iter().for_each(|&(x, y)| labels.put(x, y, "a long name", 0.0..400.0));
         let boxes = &labels.taken;
         for (index, one) in boxes.iter().enumerate().skip(points.len()) {
             let others = Labels { taken: boxes[..index].to_vec(), text: String::new() };
             assert!(others.is_free(*one), "{one:?}");
         }
+    }
+
+    #[test]
+    fn names_stay_inside_and_off_the_line() {
+        let line = [(100.0, 10.0), (100.0, 90.0)];
+        let mut labels = Labels::among([]).beside_line(&line);
+        let dots = labels.taken.len();
+        labels.put(100.0, 50.0, "a name wider than what is left", 90.0..400.0);
+        labels.put(390.0, 50.0, "another", 90.0..400.0);
+        let [one, other] = [labels.taken[dots], labels.taken[dots + 1]];
+        assert!(one[0] > 101.0 && other[2] < 390.0, "{one:?} {other:?}");
+    }
+
+    #[test]
+    fn words_between_backticks_are_code() {
+        assert_eq!(paragraph("run `a < b` now"), "<p>run <code>a &lt; b</code> now</p>");
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn plot(records: &[Record]) -> String {
     for record in records {
         let class = if beaten(record) { " class=beaten" } else { "" };
         let _ = write!(svg, "<circle{class} cx={:.1} cy={:.1} r=5 />", x(record), y(record));
-        labels.put(x(record), y(record), &record.methods, WIDE);
+        labels.put(x(record), y(record), &record.methods, 60.0..WIDE);
     }
     svg + &labels.svg() + "</svg>"
 }
