@@ -56,6 +56,25 @@ fn resized_pixels_equal_pillows() {
     }
 }
 
+/// timm's own transform: the share of the image that is kept, torchvision's middle, squashed images.
+#[test]
+fn timms_folders_say_how_images_are_prepared() {
+    let fixtures = folder().parent().unwrap().to_owned();
+    for name in ["timm", "timm-distilled", "timm-squash"] {
+        let processor = Preprocessor::open(&fixtures.join(name)).unwrap().unwrap();
+        let theirs = Safetensors::open(&fixtures.join(name).join("pixels.safetensors")).unwrap();
+        for (source, path) in
+            [("rgb", "images/rgb.png"), ("palette", "images/palette.png"), ("wide", "timm/wide.png")]
+        {
+            let ours = processor.apply(&Picture::open(&fixtures.join(path)).unwrap());
+            assert_eq!([ours.height, ours.width], [32, 32], "{name} {source}");
+            let theirs = theirs.read(source).unwrap().to_f32(source).unwrap();
+            let worst = ours.values.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 1e-6, "{name} {source} is off by {worst}");
+        }
+    }
+}
+
 #[test]
 fn processors_hand_on_the_same_values() {
     let text = std::fs::read_to_string(folder().join("processors.json")).unwrap();

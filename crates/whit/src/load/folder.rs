@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::file::{JSON_LIMIT, read_bounded, read_json, read_json_if_present};
 use super::packed::{Packed, Packing};
 use super::safetensors::{Safetensors, Sharded};
+use super::timm;
 use super::{
-    ChatTemplate, Checkpoint, ConfigError, GenerationConfig, LoadError, ModelFiles, Origin, Settings,
-    SpecialTokens, Tokenizer,
+    ChatTemplate, Checkpoint, ConfigError, GenerationConfig, LoadError, ModelFiles, Origin, SpecialTokens,
+    Tokenizer,
 };
 
 const WEIGHTS: &str = "model.safetensors";
@@ -34,9 +35,7 @@ fn read_config(folder: &Path) -> Result<Value, LoadError> {
         let reason = "it has no config.json; a folder in the Hugging Face layout is needed".into();
         return Err(LoadError::NotAModel { path: folder.to_owned(), reason });
     }
-    let config = read_json(&path)?;
-    Settings::new(&config).map_err(|source| LoadError::Config { path, source })?;
-    Ok(config)
+    timm::translated(read_json(&path)?).map_err(|source| LoadError::Config { path, source })
 }
 
 fn read_generation(folder: &Path, config: &Value) -> Result<GenerationConfig, LoadError> {

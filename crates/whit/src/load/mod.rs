@@ -18,6 +18,7 @@ pub mod image;
 pub mod packed;
 pub mod safetensors;
 mod tensor;
+mod timm;
 mod tokenizer;
 
 use std::fmt;

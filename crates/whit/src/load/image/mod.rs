@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use thiserror::Error;
 
-pub use preprocess::{Pixels, Preprocessor};
+pub use preprocess::{Odd, Pixels, Preprocessor};
 pub use resample::Filter;
 
 use super::LoadError;

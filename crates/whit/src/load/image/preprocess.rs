@@ -17,6 +17,8 @@ pub struct Preprocessor {
     pub resize: Option<(Size, Filter)>,
     /// Height and width of the part in the middle that is kept; what an image lacks is black.
     pub crop: Option<[usize; 2]>,
+    /// How a margin of the crop is halved that is odd.
+    pub odd: Odd,
     /// What colours from 0 to 255 are multiplied with.
     pub rescale: Option<f64>,
     /// Mean and standard deviation of each colour, taken off and divided by.
@@ -30,6 +32,16 @@ pub enum Size {
     Exact([usize; 2]),
     /// The shorter side; the other follows.
     Shortest(usize),
+}
+
+/// How half of an odd number becomes whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Odd {
+    /// Down, as transformers' processors do.
+    #[default]
+    Down,
+    /// To the even number, as torchvision's do.
+    Even,
 }
 
 /// What a model takes: colours one after the other, `[3, height, width]`.
@@ -68,6 +80,17 @@ struct File {
     image_std: Option<[f32; 3]>,
 }
 
+/// How timm prepares images.
+#[derive(Deserialize)]
+struct Prepared {
+    input_size: Option<[usize; 3]>,
+    crop_pct: Option<f64>,
+    crop_mode: Option<String>,
+    interpolation: Option<String>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+}
+
 /// One number, as old files have it, or named sides.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(untagged)]
@@ -87,6 +110,7 @@ impl Preprocessor {
         Self {
             resize: Some((Size::Exact([side; 2]), Filter::Bilinear)),
             crop: None,
+            odd: Odd::Down,
             rescale: Some(1.0 / 255.0),
             normalise: Some(HALVES),
         }
@@ -110,14 +134,21 @@ impl Preprocessor {
         }
     }
 
-    /// What `preprocessor_config.json` in `folder` says; none where there is no such file.
+    /// What `preprocessor_config.json` in `folder` says, or without one timm's `config.json`; none where neither does.
     ///
     /// # Errors
     /// If the file cannot be read, or asks for what is not done here.
     pub fn open(folder: &Path) -> Result<Option<Self>, ImageError> {
         let path = folder.join("preprocessor_config.json");
-        let json: Option<Value> = read_json_if_present(&path)?;
-        json.map(|json| Self::from_json(&json, &path)).transpose()
+        if let Some(json) = read_json_if_present::<Value>(&path)? {
+            return Self::from_json(&json, &path).map(Some);
+        }
+        let path = folder.join("config.json");
+        let config: Value = read_json_if_present(&path)?.unwrap_or_default();
+        match config.get("pretrained_cfg") {
+            Some(prepared) if config.get("architecture").is_some() => Self::timm(prepared, &path).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Reads the settings; `path` is for errors.
@@ -149,8 +180,50 @@ impl Preprocessor {
                 true => Some(file.crop(&defaults, &wrong)?),
                 false => None,
             },
+            odd: Odd::Down,
             rescale: given(file.do_rescale, true).then_some(factor),
             normalise: given(file.do_normalize, true).then_some((mean, deviation)),
+        })
+    }
+
+    /// Reads what timm's `config.json` says of the images that a model was trained on.
+    fn timm(json: &Value, path: &Path) -> Result<Self, ImageError> {
+        let wrong = Wrong(path.to_owned());
+        let read = Prepared::deserialize(json);
+        let Prepared { input_size, crop_pct, crop_mode, interpolation, mean, std } = read
+            .map_err(|reason| wrong.error("pretrained_cfg", reason, "it must say how images are prepared"))?;
+        let [_, height, width] = input_size.unwrap_or([3, 224, 224]);
+        let crop = wrong.check("input_size", [height, width])?;
+        let share = crop_pct.unwrap_or(0.875);
+        if !(0.1..=1.0).contains(&share) {
+            return Err(wrong.error("crop_pct", share, "it must lie between 0.1 and 1"));
+        }
+        let whole = |side: usize| (side as f64 / share).floor() as usize;
+        let size = match crop_mode.as_deref() {
+            None | Some("center") if height == width => Size::Shortest(whole(height)),
+            Some("squash") => Size::Exact([whole(height), whole(width)]),
+            mode => {
+                let found = mode.unwrap_or("center, of images that are not square");
+                return Err(wrong.error(
+                    "crop_mode",
+                    found,
+                    "squash is supported, and center for square images",
+                ));
+            }
+        };
+        let filter = match interpolation.as_deref() {
+            None | Some("bicubic") => Filter::Bicubic,
+            Some("bilinear") => Filter::Bilinear,
+            Some(other) => {
+                return Err(wrong.error("interpolation", other, "bicubic and bilinear are supported"));
+            }
+        };
+        Ok(Self {
+            resize: Some((size, filter)),
+            crop: Some(crop),
+            odd: Odd::Even,
+            rescale: Some(1.0 / 255.0),
+            normalise: Some((mean.unwrap_or(IMAGENET.0), std.unwrap_or(IMAGENET.1))),
         })
     }
 
@@ -161,7 +234,7 @@ impl Preprocessor {
             None => Cow::Borrowed(picture),
         };
         match self.crop {
-            Some(size) => Cow::Owned(resized.crop(size)),
+            Some(size) => Cow::Owned(resized.crop(size, self.odd)),
             None => resized,
         }
     }
@@ -203,11 +276,15 @@ impl Size {
 
 impl Picture {
     /// The middle of the image; where it is smaller, black surrounds it.
-    pub fn crop(&self, [height, width]: [usize; 2]) -> Self {
+    pub fn crop(&self, [height, width]: [usize; 2], odd: Odd) -> Self {
         let start = |have: usize, want: usize| {
             let (have, want) = (have as i64, want as i64);
             // As the original has it: the margin of a smaller image is larger above and on the left.
-            if want > have { -((want - have + 1) / 2) } else { (have - want) / 2 }
+            match (have - want) / 2 {
+                _ if want > have => -((want - have + 1) / 2),
+                half if odd == Odd::Even && (have - want) % 2 == 1 => half + half % 2,
+                half => half,
+            }
         };
         let (top, left) = (start(self.height, height), start(self.width, width));
         let mut rgb = vec![0; height * width * 3];
@@ -344,10 +421,10 @@ mod tests {
     #[test]
     fn a_small_image_is_surrounded_by_black() {
         let picture = Picture { width: 1, height: 2, rgb: vec![9; 6] };
-        let red: Vec<u8> = picture.crop([3, 4]).rgb.into_iter().step_by(3).collect();
+        let red: Vec<u8> = picture.crop([3, 4], Odd::Down).rgb.into_iter().step_by(3).collect();
         assert_eq!(red, [0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 9, 0]);
         let row = Picture { width: 4, height: 1, rgb: (0..12).collect() };
-        assert_eq!(row.crop([1, 1]).rgb, [3, 4, 5]);
+        assert_eq!(row.crop([1, 1], Odd::Down).rgb, [3, 4, 5]);
     }
 
     #[test]
