@@ -53,13 +53,23 @@ pub fn card(made: &Made<'_>, figures: &Figures) -> String {
 }
 
 fn model_rows(recipe: &LanguageRecipe, config: &Value) -> Vec<(&'static str, String)> {
-    let heads = format!("{} / {}", config["num_attention_heads"], config["num_key_value_heads"]);
+    // White-box models have GPT-2's names.
+    let field = |name: &str, other: &str| config.get(name).unwrap_or(&config[other]).to_string();
+    let white = config["model_type"] == "crate_gpt";
+    let heads = field("num_attention_heads", "n_head");
+    let inner = if white { "a step of ISTA".into() } else { config["intermediate_size"].to_string() };
     vec![
-        ("layers", config["num_hidden_layers"].to_string()),
-        ("width", config["hidden_size"].to_string()),
-        ("feed-forward", config["intermediate_size"].to_string()),
-        ("heads (query / key-value)", heads),
-        ("context", format!("{} tokens", config["max_position_embeddings"])),
+        ("layers", field("num_hidden_layers", "n_layer")),
+        ("width", field("hidden_size", "n_embd")),
+        ("feed-forward", inner),
+        (
+            "heads (query / key-value)",
+            format!(
+                "{heads} / {}",
+                config.get("num_key_value_heads").map_or(heads.clone(), Value::to_string)
+            ),
+        ),
+        ("context", format!("{} tokens", field("max_position_embeddings", "n_positions"))),
         ("vocabulary", format!("{} tokens, byte-level BPE, every digit a token", recipe.vocabulary)),
         ("weights", "bf16, embedding and output tied".into()),
     ]
@@ -112,6 +122,7 @@ fn kind(config: &Value) -> &'static str {
         _ if config["router_act"] == "topk" => "mixture-of-experts",
         (_, Some("block" | "block_linear")) => "BlockFFN",
         (Some("minicpm"), _) => "MiniCPM-architecture",
+        (Some("crate_gpt"), _) => "white-box (CRATE)",
         _ => "Llama-architecture",
     }
 }
@@ -189,6 +200,17 @@ mod tests {
     use super::*;
     use crate::train::recipes;
     use crate::world::tasks::Task;
+
+    #[test]
+    fn no_card_has_a_hole() {
+        for recipe in recipes::RECIPES {
+            let settings = (recipe.settings)();
+            let config = settings.config_json();
+            for (name, value) in model_rows(&settings, &config) {
+                assert!(!value.contains("null") && !value.contains('"'), "{}: {name} {value}", recipe.id);
+            }
+        }
+    }
 
     /// The card under `models/` is what its recipe makes of these figures: recipe and model agree.
     #[test]
