@@ -49,7 +49,7 @@ pub struct DrafterArguments {
     prev_draft: Previous,
 
     /// chimera: texts that the model writes to learn from
-    #[arg(long, default_value_t = 640, value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u32).range(8..))]
     texts: u32,
 
     /// chimera: also train Medusa-1 heads in the same way, to compare

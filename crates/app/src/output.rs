@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle, presets};
 use serde::Serialize;
+use whit::measure::write::{self, Row};
 
 use crate::error::AppError;
 
@@ -30,6 +31,12 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     table.set_header(head.iter().copied());
     table.add_rows(rows);
     trimmed(&table)
+}
+
+/// Records as a table.
+pub fn records<R: Row>(records: &[R]) -> String {
+    let (head, rows) = write::cells(records);
+    table(&head, rows)
 }
 
 /// Pairs of a name and what there is to say about it, without lines.

@@ -198,10 +198,7 @@ impl Output {
                     record.warnings().iter().map(move |warning| format!("{}: {warning}\n", record.name()))
                 });
                 let warnings: String = warnings.collect();
-                format!(
-                    "{}\n{warnings}",
-                    output::table(&write::head(records), records.iter().map(write::row))
-                )
+                format!("{}\n{warnings}", output::records(records))
             }),
         }
     }

@@ -134,7 +134,7 @@ fn section(without: &Text, with: &Text) -> String {
 
 fn page(without: &Text, with: &Text, records: &[Record], pictures: &Pictures) -> String {
     let same = if without.whole() == with.whole() { "identical, token for token" } else { "NOT identical" };
-    let table = output::table(&write::head(records), records.iter().map(write::row));
+    let table = output::records(records);
     let warnings =
         records.iter().flat_map(|record| &record.warnings).map(|warning| format!("note: {warning}\n"));
     format!(

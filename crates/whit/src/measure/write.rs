@@ -35,7 +35,7 @@ impl Row for Record {
         ("decode GMACs", |record| format!("{:.1}", record.decode_gmacs)),
         ("cache", |record| bytes(record.cache_bytes as u64)),
         ("same tokens", |record| format!("{:.1} %", 100.0 * record.agreement)),
-        ("loss", |record| record.loss.map_or("–".into(), |loss| format!("{loss:.4}"))),
+        ("loss", |record| record.loss.map_or(NOTHING.into(), |loss| format!("{loss:.4}"))),
     ];
 
     const VALUES: &'static [Column<Self>] = &[
@@ -75,22 +75,24 @@ impl Row for Record {
     }
 }
 
-/// The names of the columns.
-pub fn head<R: Row>(_: &[R]) -> Vec<&'static str> {
-    R::COLUMNS.iter().map(|(name, _)| *name).collect()
-}
+/// What stands where there is nothing to say.
+const NOTHING: &str = "–";
 
-/// The cells of a record's row.
-pub fn row<R: Row>(record: &R) -> Vec<String> {
-    R::COLUMNS.iter().map(|(_, cell)| cell(record)).collect()
+/// The names of the columns, and the cells of every row; columns in which nothing is said are left out.
+pub fn cells<R: Row>(records: &[R]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let says = |(_, cell): &&Column<R>| records.iter().any(|record| cell(record) != NOTHING);
+    let columns: Vec<&Column<R>> = R::COLUMNS.iter().filter(says).collect();
+    let row = |record: &R| columns.iter().map(|(_, cell)| cell(record)).collect();
+    (columns.iter().map(|(name, _)| *name).collect(), records.iter().map(row).collect())
 }
 
 /// A markdown table, with the warnings below.
 pub fn markdown<R: Row>(records: &[R]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head(records).into_iter().map(str::to_owned).collect());
-    text += &format!("|{}\n", "---|".repeat(R::COLUMNS.len()));
-    records.iter().for_each(|record| text += &line(row(record)));
+    let (head, rows) = cells(records);
+    let rule = format!("|{}\n", "---|".repeat(head.len()));
+    let mut text = line(head.into_iter().map(str::to_owned).collect()) + &rule;
+    rows.into_iter().for_each(|row| text += &line(row));
     for record in records {
         record.warnings().iter().for_each(|warning| text += &format!("\n- {}: {warning}", record.name()));
     }
@@ -140,15 +142,12 @@ pub fn escape(text: &str) -> String {
 
 /// The records as a table.
 pub fn table<R: Row>(records: &[R]) -> String {
-    let cells = |tag: &str, cells: Vec<String>| -> String {
-        cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
-    };
-    let mut text =
-        format!("<table><tr>{}</tr>", cells("th", head(records).into_iter().map(str::to_owned).collect()));
-    for record in records {
-        text += &format!("<tr>{}</tr>", cells("td", row(record)));
-    }
-    text + "</table>"
+    let marked = |tag: &str, cell: &str| format!("<{tag}>{}</{tag}>", escape(cell));
+    let (head, rows) = cells(records);
+    let head: String = head.into_iter().map(|name| marked("th", name)).collect();
+    let row = |row: Vec<String>| row.iter().map(|cell| marked("td", cell)).collect::<String>();
+    let rows: String = rows.into_iter().map(|cells| format!("<tr>{}</tr>", row(cells))).collect();
+    format!("<table><tr>{head}</tr>{rows}</table>")
 }
 
 /// What one should know of the records before believing the numbers.
@@ -169,7 +168,8 @@ fn plot(records: &[Record]) -> String {
     let fastest = records.iter().map(|record| record.decode_rate).fold(1e-9, f64::max) * 1.1;
     let least = records.iter().map(|record| record.agreement).fold(1.0, f64::min);
     let bottom = (least - 0.05).max(0.0);
-    let x = |record: &Record| 60.0 + record.decode_rate / fastest * (WIDE - 180.0);
+    let at = |rate: f64| 60.0 + rate / fastest * (WIDE - 180.0);
+    let x = |record: &Record| at(record.decode_rate);
     let y = |record: &Record| 20.0 + (1.0 - record.agreement) / (1.0 - bottom).max(1e-9) * (HIGH - 70.0);
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDE} {HIGH}\" role=img aria-label=\"speed against sameness\">");
@@ -177,14 +177,8 @@ fn plot(records: &[Record]) -> String {
     let _ = write!(svg, "<path class=axis d=\"M60 10V{base}H{}\"/>", WIDE - 20.0);
     let _ = write!(svg, "<text x=300 y={}>decode, tokens a second</text>", HIGH - 8.0);
     let _ = write!(svg, "<text x=4 y=24>100 %</text><text x=4 y={base}>{:.0} %</text>", bottom * 100.0);
-    for share in [0.25, 0.5, 0.75, 1.0] {
-        let _ = write!(
-            svg,
-            "<text x={} y={}>{:.0}</text>",
-            50.0 + share * (WIDE - 180.0),
-            base + 16.0,
-            share * fastest
-        );
+    for rate in sheet::ticks(0.0, fastest, 4) {
+        let _ = write!(svg, "<text x={:.1} y={} text-anchor=middle>{rate}</text>", at(rate), base + 16.0);
     }
     let beaten = |one: &Record| {
         records.iter().any(|other| other.decode_rate > one.decode_rate && other.agreement > one.agreement)

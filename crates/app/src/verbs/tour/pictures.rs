@@ -91,7 +91,7 @@ impl Pictures {
         };
         let guesses = self.trace.images.iter().zip(&self.truth).map(guess);
         let guesses = output::table(&["picture of", "plain", METHOD], guesses);
-        let table = output::table(&write::head(&self.records), self.records.iter().map(write::row));
+        let table = output::records(&self.records);
         format!(
             "The embedded white-box transformer named pictures with all their patches, and with {METHOD}:\n\n{guesses}\n\n{table}"
         )
