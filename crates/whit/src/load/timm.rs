@@ -19,14 +19,16 @@ pub(super) fn translated(config: Value) -> Result<Value, ConfigError> {
                  patch and its size, and the image's size, such as vit_small_patch16_224"
             .into(),
     })?;
-    if let Some(Value::Object(changes)) = settings.get("model_args") {
+    let changes = settings.get("model_args").and_then(Value::as_object);
+    if let Some(changes) = changes {
         plain.change(changes)?;
     }
     let pool = settings.get("global_pool").and_then(Value::as_str).unwrap_or("token");
     if pool != "token" {
         return Err(invalid("global_pool", pool, "token"));
     }
-    let classes = match settings.get("num_classes") {
+    let classes = settings.get("num_classes").or_else(|| changes?.get("num_classes"));
+    let classes = match classes {
         None => 1000,
         Some(value) => number("num_classes", value)?,
     };
@@ -91,7 +93,7 @@ impl Plain {
                     continue;
                 }
                 "global_pool" if value == "token" => continue,
-                "num_classes" => continue, // the file says it in its own place too
+                "num_classes" => continue,
                 "in_chans" => &mut self.channels,
                 "patch_size" => &mut self.patch,
                 "embed_dim" => &mut self.width,
@@ -115,9 +117,9 @@ impl Plain {
             _ if self.distilled => "ForImageClassificationWithTeacher",
             _ => "ForImageClassification",
         };
-        let label = |id: usize| names.and_then(|names| names.get(id)?.as_str().map(str::to_owned));
-        let label = |id: usize| label(id).unwrap_or_else(|| format!("LABEL_{id}"));
-        let labels: Map<String, Value> = (0..classes).map(|id| (id.to_string(), label(id).into())).collect();
+        let labels = names.filter(|names| names.len() == classes).map(|names| {
+            names.iter().enumerate().map(|(id, name)| (id.to_string(), name.clone())).collect::<Map<_, _>>()
+        });
         json!({
             "architectures": [format!("{model}{head}")],
             "model_type": family,
@@ -131,6 +133,7 @@ impl Plain {
             "patch_size": self.patch,
             "num_channels": self.channels,
             "qkv_bias": true,
+            "num_labels": classes,
             "id2label": labels,
         })
     }
@@ -177,7 +180,11 @@ mod tests {
         }
         assert_eq!(config["image_size"], json!([384, 384]));
         assert_eq!(config["architectures"][0], "ViTForImageClassification");
-        assert_eq!(config["id2label"]["6"], "LABEL_6");
+        assert_eq!((&config["num_labels"], &config["id2label"]), (&json!(7), &Value::Null));
+        let named = json!({
+            "architecture": "vit_tiny_patch16_224", "model_args": { "num_classes": 2 }, "label_names": ["cat", "dog"],
+        });
+        assert_eq!(read(named).unwrap()["id2label"], json!({ "0": "cat", "1": "dog" }));
         let distilled = read(json!({ "architecture": "deit_tiny_distilled_patch16_224" })).unwrap();
         assert_eq!(distilled["architectures"][0], "DeiTForImageClassificationWithTeacher");
         let bare = read(json!({ "architecture": "deit_tiny_patch16_224", "num_classes": 0 })).unwrap();

@@ -136,16 +136,10 @@ fn recipe(feed_forward: Value) -> LanguageRecipe {
 mod tests {
     use burn::tensor::Device;
     use whit_kernels::linear::WeightType;
-    use whit_kernels::op;
 
     use super::*;
-    use crate::load::{Options, open};
-    use crate::models;
-    use crate::nn::decoder::Decoder;
     use crate::nn::vars::{Precision, Storage};
-    use crate::train::export::save_decoder;
-    use crate::train::language::logits;
-    use crate::train::vocabulary;
+    use crate::train::recipes::testing::{again, near, scores};
 
     #[test]
     fn all_have_the_same_number_of_weights_but_for_the_routers() {
@@ -162,39 +156,17 @@ mod tests {
         recipe
     }
 
-    /// Saves a model, and reads it again.
-    fn again(model: &Decoder, storage: &Storage) -> Decoder {
-        let folder = tempfile::tempdir().unwrap();
-        let words = vocabulary::words(&["a b".to_owned()], vocabulary::SENTENCE).unwrap();
-        let words = words.to_string(false).unwrap();
-        save_decoder(folder.path(), model, &small().config_json(), words.as_bytes()).unwrap();
-        let files = open(folder.path().to_str().unwrap(), &Options::default()).unwrap();
-        models::decoder(&files.config, files.weights.as_ref(), storage, &|_| {}).unwrap()
-    }
-
-    fn scores(model: &Decoder) -> Vec<f32> {
-        op::host(logits(model, &[3, 1, 4, 1, 5, 9, 2, 6], Shape { rows: 1, sequence: 8 })).into_vec()
-    }
-
-    fn near(found: &[f32], wanted: &[f32], tolerance: f32) {
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!(
-                (found - wanted).abs() < tolerance * wanted.abs().max(1.0),
-                "{found} instead of {wanted}"
-            );
-        }
-    }
-
     #[test]
     fn a_router_that_chooses_is_saved_and_read() {
-        let trained = small().model(&Device::flex()).unwrap();
+        let recipe = small();
+        let trained = recipe.model(&Device::flex()).unwrap();
         let dense = Storage::Dense(Device::flex());
-        let read = again(&trained, &dense);
+        let read = again(&recipe, &trained, &dense);
         assert_eq!(read.config(), trained.config());
         near(&scores(&read), &scores(&trained), 0.02); // weights were rounded to bf16
-        assert_eq!(scores(&again(&read, &dense)), scores(&read));
+        assert_eq!(scores(&again(&recipe, &read, &dense)), scores(&read));
         // Expert by expert, as they are read for use, they say the same.
-        let packed = again(&read, &Storage::Packed(Precision::Fixed(WeightType::F32)));
+        let packed = again(&recipe, &read, &Storage::Packed(Precision::Fixed(WeightType::F32)));
         near(&scores(&packed), &scores(&read), 1e-4);
     }
 }

@@ -74,3 +74,40 @@ recipes! {
     recall_lm: RECIPE DRAFT,
     rust_lm: RECIPE EXITS,
 }
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use crate::load::{Options, open};
+    use crate::models;
+    use crate::nn::decoder::Decoder;
+    use crate::nn::vars::Storage;
+    use crate::train::export::save_decoder;
+    use crate::train::language::logits;
+    use crate::train::vocabulary;
+    use crate::train::windows::Shape;
+
+    /// Saves a model of a recipe, and reads it again.
+    pub(super) fn again(recipe: &LanguageRecipe, model: &Decoder, storage: &Storage) -> Decoder {
+        let folder = tempfile::tempdir().unwrap();
+        let words = vocabulary::words(&["a b".to_owned()], vocabulary::SENTENCE).unwrap();
+        let words = words.to_string(false).unwrap();
+        save_decoder(folder.path(), model, &recipe.config_json(), words.as_bytes()).unwrap();
+        let files = open(folder.path().to_str().unwrap(), &Options::default()).unwrap();
+        models::decoder(&files.config, files.weights.as_ref(), storage, &|_| {}).unwrap()
+    }
+
+    /// What a model says of a few tokens.
+    pub(super) fn scores(model: &Decoder) -> Vec<f32> {
+        let tokens = [3, 1, 4, 1, 5, 9, 2, 6];
+        whit_kernels::op::host(logits(model, &tokens, Shape { rows: 1, sequence: 8 })).into_vec()
+    }
+
+    pub(super) fn near(found: &[f32], wanted: &[f32], tolerance: f32) {
+        assert_eq!(found.len(), wanted.len());
+        for (found, wanted) in found.iter().zip(wanted) {
+            let distance = (found - wanted).abs();
+            assert!(distance < tolerance * wanted.abs().max(1.0), "{found} instead of {wanted}");
+        }
+    }
+}
